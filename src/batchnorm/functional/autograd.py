@@ -1,0 +1,171 @@
+"""The one autograd function over our operators, and the differentiable formula behind its double backward."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from batchnorm.core import shapes
+from batchnorm.core.activation import Activation
+from batchnorm.kernels import reference
+
+__all__ = ["BatchNormFunction", "Normalised"]
+
+_ops = torch.ops.batchnorm
+
+# y and the batch's count, mean and m2; y alone in evaluation
+Normalised = tuple[Tensor, ...]
+
+
+def _same_layout(t: Tensor, x: Tensor) -> Tensor:
+    """`t` with the strides of the dense `x`; a copy where they differ, as for an expanded gradient."""
+    return t if t.stride() == x.stride() else torch.empty_like(x).copy_(t)
+
+
+def run(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    eps: float,
+    activation: Activation,
+) -> Normalised:
+    """Normalise with the batch's statistics, or with the running ones where they are given; differentiable.
+
+    `x` may have any strides; `residual` has its shape and dtype.
+    """
+    x = shapes.to_dense(x)
+    if residual is not None:
+        residual = _same_layout(residual, x)
+    arguments = x, weight, bias, residual, running_mean, running_var, eps, activation
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in arguments[:4]):
+        outputs = BatchNormFunction.apply(*arguments)
+        return outputs if running_mean is None else (outputs,)  # pyright: ignore[reportReturnType]
+    return _forward(*arguments, False)[0]
+
+
+def _forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    eps: float,
+    activation: Activation,
+    keep_bits: bool,
+) -> tuple[Normalised, tuple[Tensor, ...]]:
+    """The outputs, and what backward needs of them: mean, m2 or variance, bits."""
+    code, slope = activation.code, activation.slope
+    if running_mean is None or running_var is None:
+        y, *moments, bits = _ops.forward.default(x, weight, bias, residual, eps, code, slope, keep_bits)
+        return (y, *moments), (moments[1], moments[2], bits)
+    y, *saved = _ops.evaluate.default(
+        x, running_mean, running_var, weight, bias, residual, eps, code, slope, keep_bits
+    )
+    return (y,), tuple(saved)
+
+
+class BatchNormFunction(torch.autograd.Function):
+    """y = act(bn(x) + residual); saves the input and private copies of the statistics, never a live buffer."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        eps: float,
+        activation: Activation,
+    ) -> Tensor | Normalised:
+        keep_bits = residual is not None and activation.formula.passes is not None
+        outputs, (mean, m2, bits) = _forward(
+            x, weight, bias, residual, running_mean, running_var, eps, activation, keep_bits
+        )
+        # The residual itself is needed again only where its sum with bn(x) decides a derivative that has no record.
+        keep_residual = residual is not None and not keep_bits and activation.code != 0
+        ctx.save_for_backward(
+            x, weight, bias, residual if keep_residual else None, mean, m2, bits if keep_bits else None
+        )
+        ctx.options = eps, activation, running_mean is None
+        ctx.set_materialize_grads(False)
+        if running_mean is not None:
+            return outputs[0]
+        ctx.mark_non_differentiable(*outputs[1:])
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if dy is None:
+            return (None,) * 8
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return *_differentiable_backward(ctx, dy), None, None, None, None
+        x, weight, bias, residual, mean, m2, bits = ctx.saved_tensors
+        eps, activation, training = ctx.options
+        count = float(x.size(0) * shapes.positions(x)) if training else 1.0
+        need_residual = ctx.needs_input_grad[3]
+        # Without an activation the residual's gradient is dy itself.
+        separate = need_residual and activation.code != 0
+        dx, dweight, dbias, dresidual = _ops.backward.default(
+            _same_layout(dy, x),
+            x,
+            mean,
+            m2,
+            count,
+            weight,
+            bias,
+            residual,
+            bits,
+            eps,
+            activation.code,
+            activation.slope,
+            training,
+            separate,
+        )
+        return (
+            dx,
+            None if weight is None else dweight,
+            None if bias is None else dbias,
+            (dresidual if separate else dy) if need_residual else None,
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def _differentiable_backward(ctx: Any, dy: Tensor) -> list[Tensor | None]:
+    """The same gradients as a graph of torch's own operations, so that they can be differentiated again.
+
+    Differentiating through the raw backward operator instead would give a wrong value without an error.
+    """
+    x, weight, bias, residual, mean, m2, bits = ctx.saved_tensors
+    eps, activation, training = ctx.options
+    with torch.enable_grad():
+        # Views are nodes of their own: an input that was passed twice keeps two separate gradients.
+        inputs = [None if t is None else t.view_as(t) for t in (x, weight, bias, residual)]
+        x_, weight_, bias_, residual_ = inputs
+        params = [None if t is None else t.to(mean.dtype) for t in (weight_, bias_)]
+        statistics = (None, None) if training else (mean.squeeze(0), m2.squeeze(0))
+        z = torch.batch_norm(x_, *params, *statistics, training, 0.0, eps, torch.backends.cudnn.enabled)
+        dresidual = dy
+        if bits is not None:
+            # A two-valued derivative is constant wherever it exists.
+            passes = reference.unpack(bits, x).reshape(x.shape)
+            slope = torch.where(passes, 1.0, activation.slope).to(x.dtype)
+            y, dresidual = z * slope, dy * slope
+        else:
+            y = activation(z if residual_ is None else z + residual_)
+        wanted = [i for i, t in enumerate(inputs) if t is not None and ctx.needs_input_grad[i]]
+        found = torch.autograd.grad(y, [inputs[i] for i in wanted], dy, create_graph=True)
+    gradients: list[Tensor | None] = [None] * 4
+    for i, gradient in zip(wanted, found, strict=True):
+        gradients[i] = gradient
+    if ctx.needs_input_grad[3] and residual is None:
+        gradients[3] = dresidual
+    return gradients

@@ -1,0 +1,1 @@
+"""Comparisons that know how accurate torch itself is."""
