@@ -2,9 +2,10 @@
 
     python tools/make_data.py DIRECTORY_OF_THE_FULL_SET [src/batchnorm/study/images]
 
-Takes the first 1,000 training and the first 200 test images of each class in file order, keeps that order, and writes
-them as four `idx.gz` files of the same format as the full set, with a `SHA256SUMS` of what is inside each (the
-compressed bytes depend on the version of zlib, the content does not). Needs the package to be importable.
+Takes the first 1,000 training and the first 200 test images of each class in file order, keeps that order,
+and writes them as four `idx.gz` files of the same format as the full set, with a `SHA256SUMS` of what is
+inside each (the compressed bytes depend on the version of zlib, the content does not). Needs the package to
+be importable.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The commands put together, and how an error of the user's looks: one message and an exit code, no traceback."""
+"""The commands put together, and how a user's error looks: one message and an exit code, no traceback."""
 
 import sys
 
@@ -41,7 +41,9 @@ def run() -> None:
     try:
         app()
     except BatchNormError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]batchnorm:[/] {_plain(error)}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(
+            f"[bold red]batchnorm:[/] {_plain(error)}", soft_wrap=True
+        )
         sys.exit(2)
 
 

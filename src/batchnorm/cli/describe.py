@@ -1,11 +1,16 @@
-"""What `batchnorm explain` prints: from words on a command line to a layer, an input and the library's explanation."""
+"""What `batchnorm explain` prints: from words on a command line to a layer and the library's explanation."""
 
 import torch
 
 import batchnorm as bn
 from batchnorm.core.errors import OptionError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 LAYERS = {2: bn.BatchNorm1d, 3: bn.BatchNorm1d, 4: bn.BatchNorm2d, 5: bn.BatchNorm3d}
 
 
@@ -28,7 +33,9 @@ def layer(shape: tuple[int, ...], dtype: str, device: str, activation: str | Non
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         if isinstance(error, OptionError):
             raise
-        raise OptionError(f"cannot make this layer on {device!r}: {str(error).partition(chr(10))[0]}") from error
+        raise OptionError(
+            f"cannot make this layer on {device!r}: {str(error).partition(chr(10))[0]}"
+        ) from error
     mode = "training" if training else "evaluation"
     return "\n".join(
         (

@@ -1,11 +1,20 @@
 """How the commands show progress and tables on a terminal, and in a log where there is no terminal."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from batchnorm.study.report import Row
@@ -15,7 +24,7 @@ COLOURS = {Word.SUPPORTED: "green", Word.NOT_SUPPORTED: "red", Word.INCONCLUSIVE
 
 
 @contextmanager
-def progress_display(console: Console) -> Iterator[Callable[[int, int], None]]:
+def progress_display(console: Console) -> Generator[Callable[[int, int], None]]:
     """Yield a function of (steps done, steps in all) that shows both, and the time left."""
     if not console.is_terminal:
         yield _log_lines(console)
@@ -55,24 +64,26 @@ def _log_lines(console: Console, every: float = 0.1) -> Callable[[int, int], Non
         elif share >= printed + every or done == total:
             elapsed = time.monotonic() - start
             left = elapsed * (total - done) / max(done - first, 1)
-            console.print(f"training: {share:.0%}, {elapsed:.0f} s so far, about {left:.0f} s left", soft_wrap=True)
+            console.print(
+                f"training: {share:.0%}, {elapsed:.0f} s so far, about {left:.0f} s left", soft_wrap=True
+            )
             printed = share
 
     return show
 
 
-def verdict_table(rows: Sequence[Row]) -> Table:
-    """Return the verdicts as a table."""
-    table = Table(title="Verdicts", title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
-    for heading in ("claim", "condition", "measured \\[95 % interval]", "at least", "verdict"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        word = row.verdict.word
-        table.add_row(
-            row.claim.sentence,
-            row.experiment.condition,
-            row.effect.replace("[", "\\["),
-            row.smallest,
-            f"[{COLOURS[word]}]{word.value}[/]",
-        )
-    return table
+def print_verdicts(console: Console, rows: Sequence[Row]) -> None:
+    """Print one table an experiment, under the condition that its verdicts hold for."""
+    for condition in dict.fromkeys(row.experiment.condition for row in rows):
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for heading in ("with batch norm", "measured [95 % interval]", "at least", "verdict"):
+            table.add_column(escape(heading), overflow="fold")
+        for row in rows:
+            if row.experiment.condition == condition:
+                word = row.verdict.word
+                table.add_row(
+                    row.claim.label, escape(row.effect), row.smallest, f"[{COLOURS[word]}]{word.value}[/]"
+                )
+        console.print(f"\n[bold]{escape(condition[0].upper() + condition[1:])}[/]")
+        console.print(table)
+    console.print()

@@ -1,7 +1,6 @@
 """Under which conditions a study ran: what its numbers depend on, and what its times depend on."""
 
 import datetime
-
 import os
 import platform
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 
 import batchnorm
-
 from batchnorm.study.data import Images
 from batchnorm.study.experiment import Experiment, Plan
 

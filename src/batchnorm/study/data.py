@@ -19,7 +19,18 @@ from torch import Tensor
 from batchnorm.study.errors import DataError
 
 CLASSES = 10
-CLASS_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CLASS_NAMES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 EMBEDDED = Path(__file__).with_name("images")
 
 # sha256 of the uncompressed idx files: the same for the raw file and for a .gz made by anyone
@@ -54,7 +65,8 @@ def load(directory: Path | None = None) -> Images:
     """Return the embedded images, or the full set when `directory` is given; every file is verified.
 
     Args:
-        directory: holds the four idx files of Fashion-MNIST, each raw or as `.gz`. None takes the embedded part.
+        directory: holds the four idx files of Fashion-MNIST, each raw or as `.gz`. None takes the embedded
+            part.
 
     Raises:
         DataError: a file is missing, truncated, damaged or another one.
@@ -105,7 +117,9 @@ def read_files(directory: Path, expected: Mapping[str, str]) -> dict[str, Tensor
         DataError: a file is missing, truncated, damaged or another one.
     """
     if not directory.is_dir():
-        raise DataError(f"--data must name a directory with {_listing(expected)}; {directory} is not a directory.")
+        raise DataError(
+            f"--data must name a directory with {_listing(expected)}; {directory} is not a directory."
+        )
     return {name: _read(directory, name, digest, expected) for name, digest in expected.items()}
 
 
@@ -124,7 +138,8 @@ def _read(directory: Path, name: str, digest: str, expected: Mapping[str, str]) 
     found = hashlib.sha256(content).hexdigest()
     if found != digest:
         raise DataError(
-            f"{path} must have the content with sha256 {digest}; got {len(content):,} bytes with sha256 {found}. "
+            f"{path} must have the content with sha256 {digest}; "
+            f"got {len(content):,} bytes with sha256 {found}. "
             f"The file is damaged, truncated or of another data set. {advice}"
         )
     return _parse(content, path)

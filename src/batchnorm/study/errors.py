@@ -1,4 +1,4 @@
-"""What can go wrong in a study through no fault of the code: shown to the user as one message, without a traceback."""
+"""What can go wrong in a study through no fault of the code; shown as one message, without a traceback."""
 
 from batchnorm.core.errors import BatchNormError
 

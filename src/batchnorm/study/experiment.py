@@ -1,7 +1,7 @@
-"""What an experiment declares. Everything here is data; who trains is in `train.py`, who measures in `measure.py`."""
+"""What an experiment declares; all of it is data. Training is in `train.py`, measuring in `measure.py`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -35,6 +35,7 @@ class Claim:
 
     Attributes:
         name: key, unique in the experiment.
+        label: the claim in three or four words, for tables.
         sentence: what is claimed, for a reader.
         measure: the effect of one paired seed, from the finished runs.
         rule: how the effects become a verdict.
@@ -43,6 +44,7 @@ class Claim:
     """
 
     name: str
+    label: str
     sentence: str
     measure: "Callable[[Experiment, Runs, int], Effect]"
     rule: Rule
@@ -62,16 +64,16 @@ class Experiment:
         baseline: the arm without the treatment.
         treatment: the arm with it.
         rates: the grid of learning rates, the same for both arms.
+        limits: what the reader must not conclude.
+        target: accuracy that a run has to reach in the claims about speed.
         sweep_seeds: how many seeds choose the rate; they are not used again.
         seeds: how many fresh seeds are judged.
         steps: optimizer steps of every run.
         evaluate_every: steps between two evaluations of a judged run.
         batch_size: images in one step.
         momentum: of SGD.
-        target: accuracy that a run has to reach in the claims about speed.
         claims: what is judged.
         figures: names of drawings in `figures.py`, in order.
-        limits: what the reader must not conclude.
     """
 
     name: str
@@ -84,13 +86,13 @@ class Experiment:
     claims: tuple[Claim, ...]
     figures: tuple[str, ...]
     limits: tuple[str, ...]
+    target: float
     sweep_seeds: int = 3
     seeds: int = 5
     steps: int = 300
     evaluate_every: int = 15
     batch_size: int = 64
     momentum: float = 0.9
-    target: float = 0.75
 
     @property
     def arms(self) -> tuple[Arm, Arm]:
@@ -125,10 +127,6 @@ class Plan:
     steps: int | None = None
     seeds: int | None = None
     device: str = "cpu"
-    names: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", tuple(experiment.name for experiment in self.experiments))
 
     def steps_of(self, experiment: Experiment) -> int:
         """Return the number of steps of every run."""

@@ -1,14 +1,16 @@
 """The drawings of a report, as SVG text: the same runs give the same bytes.
 
-Colours leave here as CSS variables, so that a page decides them (light or dark); `standalone` puts fixed ones in.
+Colours leave here as CSS variables, so that a page decides them (light or dark); `standalone` puts fixed ones
+in.
 """
 
 import io
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -102,7 +104,12 @@ def accuracy_by_rate(axes: Axes, experiment: Experiment, runs: Runs) -> None:
     for arm, colour in _arms(experiment):
         found = runs.select(experiment.name, "sweep", arm.name)
         axes.scatter(
-            [run.job.rate for run in found], [run.validation for run in found], s=14, color=colour, alpha=0.45, lw=0
+            [run.job.rate for run in found],
+            [run.validation for run in found],
+            s=14,
+            color=colour,
+            alpha=0.45,
+            lw=0,
         )
         means = measure.mean_validation(experiment, runs, arm.name)
         axes.plot(list(means), list(means.values()), color=colour, lw=2.4)
@@ -119,12 +126,14 @@ def accuracy_by_rate(axes: Axes, experiment: Experiment, runs: Runs) -> None:
         if high > low:
             arrow = {"arrowstyle": "->", "color": INK, "lw": 1.4, "shrinkA": 0, "shrinkB": 0}
             axes.annotate("", xy=(high, 0.94), xytext=(low, 0.94), arrowprops=arrow)
-            axes.text(math.sqrt(low * high), 0.955, f"{high / low:g}×", ha="center", fontweight="bold", fontsize=11)
+            axes.text(
+                math.sqrt(low * high), 0.955, f"{high / low:g}×", ha="center", fontweight="bold", fontsize=11
+            )
     axes.set_ylim(0, 1.04)
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.xaxis.set_major_locator(FixedLocator(list(experiment.rates)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
     axes.set_title("Accuracy against learning rate")
     axes.set_xlabel("learning rate (circle: the rate that was chosen)")
     axes.set_ylabel("validation accuracy")
@@ -138,7 +147,9 @@ def ratio_by_target(axes: Axes, experiment: Experiment, runs: Runs) -> None:
     axes.set_ylabel("steps without / steps with")
     targets = [target / 100 for target in range(30, 96)]
     table = {
-        target: [measure.arrival_ratio(experiment, runs, seed, target, lambda point: point.step) for seed in seeds]
+        target: [
+            measure.arrival_ratio(experiment, runs, seed, target, lambda point: point.step) for seed in seeds
+        ]
         for target in targets
     }
     reached = [target for target in targets if all(effect.bound is Bound.EXACT for effect in table[target])]
@@ -160,16 +171,23 @@ def ratio_by_target(axes: Axes, experiment: Experiment, runs: Runs) -> None:
     axes.set_ylim(min(lowest, 0.9) / 1.1, max(highest, 2) * 1.15)
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axes.yaxis.set_major_formatter(FuncFormatter(_times))
     axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
-    axes.text(reached[0], 1.02, "above this line batch norm needs fewer steps", color=MUTED, fontsize=8.5, va="bottom")
+    axes.text(
+        reached[0],
+        1.02,
+        "above this line batch norm needs fewer steps",
+        color=MUTED,
+        fontsize=8.5,
+        va="bottom",
+    )
     if reached[-1] < targets[-1]:
         note = f"beyond {reached[-1]:.0%} not every run arrives"
         axes.text(0.99, 0.02, note, transform=axes.transAxes, color=MUTED, fontsize=8.5, ha="right")
 
 
 def forest(rows: Sequence[tuple[str, str, float, Verdict]]) -> str:
-    """Return one line a verdict on ratios: every seed, the interval, a tick at the smallest effect worth claiming.
+    """Return a line for each verdict on a ratio: seeds, interval, tick at the smallest effect worth claiming.
 
     Args:
         rows: claim, experiment, smallest effect, verdict; all of them ratios.
@@ -186,7 +204,7 @@ def forest(rows: Sequence[tuple[str, str, float, Verdict]]) -> str:
         low, high = axes.get_xlim()
         axes.xaxis.set_major_locator(FixedLocator([2.0**k for k in range(-3, 9) if low <= 2.0**k <= high]))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+        axes.xaxis.set_major_formatter(FuncFormatter(_times))
         return _svg(figure, VARIABLES)
 
 
@@ -207,7 +225,9 @@ def _accuracy(axes: Axes, experiment: Experiment, runs: Runs, place: Callable[[P
         found = runs.select(experiment.name, "confirm", arm.name)
         for run in found:
             curve = run.curve
-            axes.plot([place(p) for p in curve], [p.accuracy for p in curve], color=colour, lw=0.9, alpha=0.45)
+            axes.plot(
+                [place(p) for p in curve], [p.accuracy for p in curve], color=colour, lw=0.9, alpha=0.45
+            )
         if mean := _mean_curve(found, place):
             axes.plot([x for x, _ in mean], [y for _, y in mean], color=colour, lw=2.6)
             ends.append((statistics.fmean(run.curve[-1].accuracy for run in found), arm.label, colour))
@@ -223,14 +243,24 @@ def _accuracy(axes: Axes, experiment: Experiment, runs: Runs, place: Callable[[P
     # labels in the empty lower right, in the order of the curves' ends
     for index, (end, label, colour) in enumerate(sorted(ends)):
         text = f"{label}: {end:.1%} at the end"
-        axes.text(0.98, 0.2 + 0.085 * index, text, transform=axes.transAxes, ha="right", color=colour, fontweight="bold")
+        axes.text(
+            0.98,
+            0.2 + 0.085 * index,
+            text,
+            transform=axes.transAxes,
+            ha="right",
+            color=colour,
+            fontweight="bold",
+        )
 
 
 def _mean_curve(runs: Sequence[Run], place: Callable[[Point], float]) -> list[tuple[float, float]]:
     """Return the mean over runs, evaluation by evaluation; a run that ended early stays at its last value."""
     length = max((len(run.curve) for run in runs), default=0)
     columns = [[run.curve[min(index, len(run.curve) - 1)] for run in runs] for index in range(length)]
-    return [(statistics.fmean(map(place, c)), statistics.fmean(point.accuracy for point in c)) for c in columns]
+    return [
+        (statistics.fmean(map(place, c)), statistics.fmean(point.accuracy for point in c)) for c in columns
+    ]
 
 
 def _label_sweep(axes: Axes, experiment: Experiment, runs: Runs) -> None:
@@ -242,14 +272,22 @@ def _label_sweep(axes: Axes, experiment: Experiment, runs: Runs) -> None:
         axes.text(0.02, 0.3 + 0.085 * index, text, transform=axes.transAxes, color=colour, fontweight="bold")
 
 
+def _times(value: float, _: int) -> str:
+    return f"{value:g}×"
+
+
+def _plain(value: float, _: int) -> str:
+    return f"{value:g}"
+
+
 def _arms(experiment: Experiment) -> Iterator[tuple[Arm, str]]:
     yield experiment.baseline, BASELINE
     yield experiment.treatment, TREATMENT
 
 
 @contextmanager
-def _canvas(size: tuple[float, float], columns: int) -> Iterator[tuple[Figure, list[Axes]]]:
-    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):
+def _canvas(size: tuple[float, float], columns: int) -> Generator[tuple[Figure, list[Axes]]]:
+    with mpl.rc_context(cast("Any", {**mpl.rcParamsDefault, **STYLE})):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         yield figure, [figure.add_subplot(1, columns, index + 1) for index in range(columns)]
@@ -267,7 +305,12 @@ def _svg(figure: Figure, colours: Mapping[str, str], *, whole_file: bool = False
     if whole_file:
         return text
     text = text[text.index("<svg") :]
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
+    return re.sub(
+        r'(<svg[^>]*?) width="[^"]*"',
+        r"\1",
+        re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1),
+        count=1,
+    )
 
 
 DRAWINGS: Mapping[str, Callable[[Axes, Experiment, Runs], None]] = {

@@ -3,6 +3,7 @@
 How effects become a verdict is in `verdict.py`.
 """
 
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -15,7 +16,7 @@ TRAINS = 0.6
 
 
 def chosen_rate(experiment: Experiment, runs: Runs, arm: str) -> float:
-    """Return the rate with the best mean validation accuracy over the sweep's seeds; the lower one of equals."""
+    """Return the rate with the best mean validation accuracy in the sweep; the lower one of equals."""
     means = mean_validation(experiment, runs, arm)
     return max(experiment.rates, key=lambda rate: (means[rate], -rate))
 
@@ -24,7 +25,8 @@ def mean_validation(experiment: Experiment, runs: Runs, arm: str) -> dict[float,
     """Return the mean validation accuracy at each rate of the sweep."""
     found = runs.select(experiment.name, "sweep", arm)
     return {
-        rate: statistics.fmean(run.validation for run in found if run.job.rate == rate) for rate in experiment.rates
+        rate: statistics.fmean(run.validation for run in found if run.job.rate == rate)
+        for rate in experiment.rates
     }
 
 
@@ -33,7 +35,7 @@ def arrival(curve: Sequence[Point], target: float) -> Point | None:
 
     Two evaluations, so that one lucky spike of a noisy curve does not count as having arrived.
     """
-    for before, now in zip(curve, curve[1:], strict=False):
+    for before, now in itertools.pairwise(curve):
         if (before.accuracy + now.accuracy) / 2 >= target:
             return now
     return None
@@ -41,9 +43,7 @@ def arrival(curve: Sequence[Point], target: float) -> Point | None:
 
 def pair(experiment: Experiment, runs: Runs, seed: int) -> tuple[Run, Run]:
     """Return the judged runs of one seed: baseline, treatment."""
-    found = {
-        run.job.arm: run for run in runs.select(experiment.name, "confirm") if run.job.seed == seed
-    }
+    found = {run.job.arm: run for run in runs.select(experiment.name, "confirm") if run.job.seed == seed}
     return found[experiment.baseline.name], found[experiment.treatment.name]
 
 
@@ -85,8 +85,8 @@ def more_accurate(experiment: Experiment, runs: Runs, seed: int) -> Effect:
 def higher_rate(experiment: Experiment, runs: Runs, seed: int) -> Effect:
     """Return the highest rate that trains with the treatment over the highest without it.
 
-    If the baseline trains at no rate, its highest is below the grid; if the treatment trains at the last rate, its
-    highest may be above it: both leave a lower bound.
+    If the baseline trains at no rate, its highest is below the grid; if the treatment trains at the last
+    rate, its highest may be above it: both leave a lower bound.
     """
     baseline = highest_rate_that_trains(experiment, runs, experiment.baseline.name, seed)
     treatment = highest_rate_that_trains(experiment, runs, experiment.treatment.name, seed)
@@ -120,4 +120,6 @@ def seeds_of(experiment: Experiment, claim: Claim, runs: Runs) -> list[int]:
 
 def judge(experiment: Experiment, claim: Claim, runs: Runs) -> Verdict:
     """Return the verdict on one claim."""
-    return claim.rule.judge([claim.measure(experiment, runs, seed) for seed in seeds_of(experiment, claim, runs)])
+    return claim.rule.judge(
+        [claim.measure(experiment, runs, seed) for seed in seeds_of(experiment, claim, runs)]
+    )

@@ -1,8 +1,8 @@
 """The records of a study: JSON lines, one a finished run, that survive a kill at any moment.
 
-The first line is the header with everything that the numbers depend on; a study goes on only under the same header. Each
-start adds a `session` line, each finished run a `run` line, flushed to the disk before the next one counts as done. A
-last line that was cut while it was written is dropped on the next start.
+The first line is the header with everything that the numbers depend on; a study goes on only under the same
+header. Each start adds a `session` line, each finished run a `run` line, flushed to the disk before the next
+one counts as done. A last line that was cut while it was written is dropped on the next start.
 """
 
 import dataclasses
@@ -176,27 +176,26 @@ def parse(content: bytes, path: Path) -> Study:
     Raises:
         RecordsError: a line is not a record.
     """
-    header: Mapping[str, Any] | None = None
-    sessions: list[Mapping[str, Any]] = []
-    runs = Runs()
-    for number, text in enumerate(content.splitlines(), start=1):
-        try:
-            line = json.loads(text)
-            kind = line["kind"]
-            if kind == "header":
-                header = line
-            elif kind == "session":
-                sessions.append(line)
-            else:
-                runs.add(Run.from_line(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise RecordsError(
-                f"{path}, line {number} is not a record of a study ({error}). "
-                f"Remove the line to lose only that run, or name another directory with --out."
-            ) from error
+    lines = [_record(text, number, path) for number, text in enumerate(content.splitlines(), start=1)]
+    header = next((line for line in lines if line["kind"] == "header"), None)
     if header is None or header.get("format") != FORMAT:
-        raise RecordsError(f"{path} is not a records file of format {FORMAT}. Name another directory with --out.")
-    return Study(header, tuple(sessions), runs)
+        raise RecordsError(
+            f"{path} is not a records file of format {FORMAT}. Name another directory with --out."
+        )
+    sessions = tuple(line for line in lines if line["kind"] == "session")
+    return Study(header, sessions, Runs(line["run"] for line in lines if line["kind"] == "run"))
+
+
+def _record(text: bytes, number: int, path: Path) -> Mapping[str, Any]:
+    """Return one line as plain values; a run's line has the `Run` under "run"."""
+    try:
+        line = json.loads(text)
+        return {"kind": "run", "run": Run.from_line(line)} if line["kind"] == "run" else line
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordsError(
+            f"{path}, line {number} is not a record of a study ({error}). "
+            f"Remove the line to lose only that run, or name another directory with --out."
+        ) from error
 
 
 def _dumps(line: Mapping[str, Any]) -> str:
@@ -208,6 +207,8 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], path: str 
     for key in sorted({*found, *wanted}):
         have, want = found.get(key), wanted.get(key)
         if isinstance(have, dict) and isinstance(want, dict):
-            yield from _differences(cast("dict[str, Any]", have), cast("dict[str, Any]", want), f"{path}{key}.")
+            yield from _differences(
+                cast("dict[str, Any]", have), cast("dict[str, Any]", want), f"{path}{key}."
+            )
         elif have != want:
             yield f"{path}{key}: {have!r} there, {want!r} now"

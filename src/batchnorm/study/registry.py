@@ -1,4 +1,4 @@
-"""The list of experiments, in the order of the report. A new one is a file in `experiments/` and a line here."""
+"""The experiments, in the order of the report. A new one is a file in `experiments/` and a line here."""
 
 from batchnorm.study.experiment import Experiment
 from batchnorm.study.experiments.default_init import DEFAULT_INIT

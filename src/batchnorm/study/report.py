@@ -74,7 +74,8 @@ def experiments(study: Study) -> list[Experiment]:
     """Return the experiments of a study, with the steps and seeds that it was run with."""
     declared: Mapping[str, Any] = study.header["settings"]["experiments"]
     return [
-        replace(registry.get(name), steps=values["steps"], seeds=values["seeds"]) for name, values in declared.items()
+        replace(registry.get(name), steps=values["steps"], seeds=values["seeds"])
+        for name, values in declared.items()
     ]
 
 
@@ -91,7 +92,9 @@ def render(study: Study) -> str:
     sections = [_section(study, experiment, judged) for experiment in experiments(study)]
     ratios = [
         (row.claim.name, row.experiment.name, row.claim.rule.smallest, row.verdict)
-        for row in sorted(judged, key=lambda row: [c.name for c in row.experiment.claims].index(row.claim.name))
+        for row in sorted(
+            judged, key=lambda row: [c.name for c in row.experiment.claims].index(row.claim.name)
+        )
         if isinstance(row.claim.rule, Greater) and row.claim.rule.ratio
     ]
     return environment.get_template("report.html.j2").render(
@@ -114,7 +117,7 @@ def write(out: Path) -> Study:
 
 
 def readme_figure(study: Study) -> str:
-    """Return the figure of the README as a whole SVG file: the first experiment against steps and against rates."""
+    """Return the README's figure, a whole SVG file: the first experiment against steps and against rates."""
     return figures.standalone(("accuracy_by_step", "accuracy_by_rate"), experiments(study)[0], study.runs)
 
 
@@ -127,10 +130,11 @@ def conditions(study: Study, experiment: Experiment) -> str:
     workers = sorted({session["workers"] for session in study.sessions})
     return (
         f"{settings['data']}. {experiment.condition[0].upper()}{experiment.condition[1:]}; SGD with momentum "
-        f"{experiment.momentum:g}, batch {experiment.batch_size}, {experiment.steps} steps, rate falling along a half "
-        f"cosine from {rates} (each arm's best of {len(experiment.rates)} on validation images, "
-        f"{experiment.sweep_seeds} seeds). {experiment.seeds} fresh seeds, both arms with the same initial weights and "
-        f"order of images. torch {environment['torch']}, {environment['accelerator'] or environment['processor']}, "
+        f"{experiment.momentum:g}, batch {experiment.batch_size}, {experiment.steps} steps, rate falling "
+        f"along a half cosine from {rates} (each arm's best of {len(experiment.rates)} on validation images, "
+        f"{experiment.sweep_seeds} seeds). {experiment.seeds} fresh seeds, both arms with the same initial "
+        f"weights and order of images. torch {environment['torch']}, "
+        f"{environment['accelerator'] or environment['processor']}, "
         f"{' or '.join(map(str, workers))} worker processes with one thread each."
     )
 
@@ -176,10 +180,15 @@ def _arrival(curve: tuple[records.Point, ...], target: float) -> str:
 def _headline(study: Study, experiment: Experiment) -> str:
     """Return what a reader should take away, in one sentence of measured numbers."""
     without, with_ = (
-        statistics.fmean(run.curve[-1].accuracy for run in study.runs.select(experiment.name, "confirm", arm.name))
+        statistics.fmean(
+            run.curve[-1].accuracy for run in study.runs.select(experiment.name, "confirm", arm.name)
+        )
         for arm in experiment.arms
     )
-    text = f"After {experiment.steps} steps: {with_:.1%} of the test images right with batch norm, {without:.1%} without"
+    text = (
+        f"After {experiment.steps} steps the network gets {with_:.1%} of the test images right with batch "
+        f"norm and {without:.1%} without"
+    )
     means = [measure.mean_validation(experiment, study.runs, arm.name) for arm in experiment.arms]
     highest = [max((r for r, m in mean.items() if m >= measure.TRAINS), default=None) for mean in means]
     if highest[0] and highest[1]:

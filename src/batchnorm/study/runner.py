@@ -1,4 +1,4 @@
-"""Runs a plan: a pool of single-thread processes, every finished run recorded at once, what is recorded not run again.
+"""Runs a plan in a pool of single-thread processes; records each finished run, and runs none of them again.
 
 A run itself is in `train.py`; the file of records is in `records.py`.
 """
@@ -9,8 +9,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import joblib
 import torch
@@ -69,7 +70,12 @@ def _run_all(
         steps[e.name] * len(e.arms) * (len(e.rates) * e.sweep_seeds + plan.seeds_of(e)) for e in experiments
     )
     sweep = plan.sweep()
-    done = sum(steps[run.job.experiment] for e in experiments for s in ("sweep", "confirm") for run in runs.select(e.name, s))
+    done = sum(
+        steps[run.job.experiment]
+        for e in experiments
+        for s in ("sweep", "confirm")
+        for run in runs.select(e.name, s)
+    )
     progress(done, total)
 
     def finish(jobs: Sequence[Job]) -> None:
@@ -104,17 +110,18 @@ def execute(
             inner_max_num_threads=1,
             return_as="generator_unordered",
             # one at a time, so that what is lost on a stop is at most one run a process
-            batch_size=1,
+            batch_size=cast("Any", 1),
             pre_dispatch="2*n_jobs",
         )
         results = parallel(
-            joblib.delayed(_in_worker)(job, steps[job.experiment], data_directory, device, os.getpid()) for job in jobs
+            joblib.delayed(_in_worker)(job, steps[job.experiment], data_directory, device, os.getpid())
+            for job in jobs
         )
-    yield from results
+    yield from cast("Iterator[Run]", results)
 
 
 @contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
+def _without_interrupts() -> Generator[None]:
     """Block SIGINT, so that processes started meanwhile never get it: Ctrl-C goes to the whole group."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -160,7 +167,7 @@ def check_device(device: str) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(out: Path) -> Iterator[None]:
+def exclusive(out: Path) -> Generator[None]:
     """Hold `out` against a second study.
 
     Raises:
@@ -173,7 +180,9 @@ def exclusive(out: Path) -> Iterator[None]:
         lock = FileLock(out / ".lock", timeout=0)
         lock.acquire()
     except Timeout as error:
-        raise StudyError(f"Another study is writing to {out}. Wait for it, or name another directory with --out.") from error
+        raise StudyError(
+            f"Another study is writing to {out}. Wait for it, or name another directory with --out."
+        ) from error
     except OSError as error:
         raise StudyError(f"Cannot write to {out}: {error}. Name another directory with --out.") from error
     try:

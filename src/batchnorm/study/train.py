@@ -27,7 +27,7 @@ class Split:
 
 
 def prepare(images: Images, device: str) -> tuple[Split, Split, Split]:
-    """Return training, validation and test part on `device`, shifted and scaled by the training part's statistics."""
+    """Return training, validation and test part on `device`, normalised by the training part's statistics."""
     train = images.train[0].float()
     mean, std = train.mean(), train.std()
     parts = (images.train, images.validation, images.test)
@@ -40,9 +40,9 @@ def prepare(images: Images, device: str) -> tuple[Split, Split, Split]:
 def train_run(experiment: Experiment, job: Job, parts: tuple[Split, Split, Split], steps: int) -> Run:
     """Train one network for `steps` steps and return what came out.
 
-    SGD with momentum and a rate that falls to zero along a half cosine. The order of the images depends on the seed
-    alone, so it is the same for both arms. Only the training steps are timed. Judged runs are evaluated on the test
-    images; runs that choose a rate see validation images only.
+    SGD with momentum and a rate that falls to zero along a half cosine. The order of the images depends on
+    the seed alone, so it is the same for both arms. Only the training steps are timed. Judged runs are
+    evaluated on the test images; runs that choose a rate see validation images only.
 
     Args:
         experiment: what is declared about the network and the batches.
@@ -105,5 +105,3 @@ def clock(device: torch.device) -> float:
         return time.process_time()
     torch.accelerator.synchronize(device)
     return time.perf_counter()
-
-

@@ -1,10 +1,10 @@
-"""The rules by which a claim is judged; declared in an experiment before it runs, applied to its records afterwards.
+"""The rules by which a claim is judged: declared in an experiment before it runs, applied to its records.
 
-Every rule takes one effect a seed, both arms of a pair trained with the same seed. What an effect is, and how it is
-measured, is in `measure.py`.
+Every rule takes one effect a seed, both arms of a pair trained with the same seed. What an effect is, and how
+it is measured, is in `measure.py`.
 
-The interval is Student's t over paired seeds, not a bootstrap: over 3 to 5 seeds a percentile bootstrap that says 95 %
-covers about 75 % to 83 %.
+The interval is Student's t over paired seeds, not a bootstrap: over 3 to 5 seeds a percentile bootstrap that
+says 95 % covers about 75 % to 83 %.
 """
 
 import math
@@ -61,7 +61,8 @@ class Verdict:
 
     Attributes:
         word: the verdict.
-        estimate: mean of the effects (geometric for ratios); a bound if `bound` says so, None without any seed.
+        estimate: mean of the effects (geometric for ratios); a bound if `bound` says so, None without any
+            seed.
         bound: whether `estimate` is exact, or only a lower or upper bound.
         interval: None where the rule has none.
         effects: one a seed.
@@ -120,7 +121,7 @@ class Greater:
         return f"95 % interval entirely above {size} (below: not supported)"
 
     def judge(self, effects: Sequence[Effect]) -> Verdict:
-        """Apply the rule: see the module for the interval, `_judge_censored` for runs that stopped at their budget."""
+        """Apply the rule; runs that stopped at their budget leave bounds, which have no interval."""
         effects = tuple(effects)
         known = [effect for effect in effects if effect.bound is not Bound.UNKNOWN]
         estimate = self._back(statistics.fmean(self._forth(e.value) for e in known)) if known else None
@@ -140,7 +141,8 @@ class Greater:
     def _judge_censored(self, effects: tuple[Effect, ...], estimate: float | None) -> Verdict:
         kinds = {effect.bound for effect in effects} - {Bound.EXACT}
         bound = kinds.pop() if len(kinds) == 1 else Bound.UNKNOWN
-        count = f"{sum(e.bound is not Bound.EXACT for e in effects)} of {len(effects)} pairs stopped at the budget"
+        bounded = sum(effect.bound is not Bound.EXACT for effect in effects)
+        count = f"{bounded} of {len(effects)} pairs give only a bound"
         lower = all(e.bound in (Bound.EXACT, Bound.AT_LEAST) and e.value > self.smallest for e in effects)
         if lower and len(effects) >= MINIMUM_CENSORED_SEEDS:
             reason = f"{count}: no interval, but every seed's lower bound exceeds the smallest effect"
@@ -170,7 +172,7 @@ class Band:
         effects = tuple(effects)
         estimate = statistics.fmean(effect.value for effect in effects) if effects else None
         if any(effect.bound is not Bound.EXACT for effect in effects):
-            reason = "some runs stopped at the budget: no interval"
+            reason = "some pairs give only a bound: no interval"
             return Verdict(Word.INCONCLUSIVE, estimate, Bound.UNKNOWN, None, effects, reason)
         if len(effects) < MINIMUM_SEEDS:
             return _too_few(effects, estimate)

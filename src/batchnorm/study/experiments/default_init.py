@@ -3,24 +3,25 @@
 from functools import partial
 
 from batchnorm.study.experiment import Arm, Experiment
-from batchnorm.study.experiments.networks import CLAIMS, FIGURES, RATES, convolutional
+from batchnorm.study.experiments.networks import CLAIMS, FIGURES, RATES, TARGET, convolutional
 
 DEFAULT_INIT = Experiment(
     name="default-init",
     title="The same network as most people start it (torch's default initialisation)",
     condition="6-convolution network, torch's default initialisation for both arms",
     summary=(
-        "Nothing changes but the initial weights: torch's default makes the signal shrink from layer to layer. Batch "
-        "normalization undoes that. A large effect here says as much about the initialisation as about batch "
-        "normalization; read it beside the experiment with He initialisation."
+        "Nothing changes but the initial weights: torch's default makes the signal shrink from layer to "
+        "layer, and batch normalization undoes that. A large effect here says as much about the "
+        "initialisation as about batch normalization; read it beside the experiment with He initialisation."
     ),
     baseline=Arm("none", "without", partial(convolutional, batch_norm=False, init="default")),
     treatment=Arm("batch_norm", "with batch norm", partial(convolutional, batch_norm=True, init="default")),
     rates=RATES,
+    target=TARGET,
     claims=CLAIMS,
     figures=FIGURES,
     limits=(
-        "The effect vanishes for the most part with an initialisation made for ReLU networks: see the other experiment.",
+        "Most of the effect is gone with an initialisation made for ReLU networks: see the other experiment.",
         "With many more steps the network without batch normalization may start to learn too.",
     ),
 )

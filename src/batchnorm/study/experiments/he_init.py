@@ -3,19 +3,21 @@
 from functools import partial
 
 from batchnorm.study.experiment import Arm, Experiment
-from batchnorm.study.experiments.networks import CLAIMS, FIGURES, RATES, convolutional
+from batchnorm.study.experiments.networks import CLAIMS, FIGURES, RATES, TARGET, convolutional
 
 HE_INIT = Experiment(
     name="he-init",
     title="A network with a good start (He initialisation)",
     condition="6-convolution network, He initialisation for both arms",
     summary=(
-        "Both networks start from weights drawn as He et al. (2015) derived for ReLU networks, and each trains at its "
-        "own best learning rate. This is the fair comparison: the network without batch normalization has what it needs."
+        "Both networks start from weights drawn as He et al. (2015) derived for ReLU networks, and each "
+        "trains at its own best learning rate. This is the fair comparison: the network without batch "
+        "normalization has the start that it needs."
     ),
     baseline=Arm("none", "without", partial(convolutional, batch_norm=False, init="he")),
     treatment=Arm("batch_norm", "with batch norm", partial(convolutional, batch_norm=True, init="he")),
     rates=RATES,
+    target=TARGET,
     claims=CLAIMS,
     figures=FIGURES,
     limits=(
