@@ -18,14 +18,14 @@ help:       ## list the targets
 setup:      ## make .venv with torch, the tools and this package (kernels built, if there is a C++ compiler)
 setup: .venv/installed
 
-.venv/tools: pyproject.toml
+.venv/torch:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	@echo "installing: the first time takes some minutes"
+	$(BIN)/python -m pip install -qq "setuptools>=77" wheel "$(TORCH)"
 	@touch $@
 
-.venv/installed: .venv/tools $(CPP)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+.venv/installed: .venv/torch pyproject.toml $(CPP)
+	$(BIN)/python -m pip install -qq --no-build-isolation --editable ".[dev]"
 	@touch $@
 
 study:      ## train with and without batch normalization on real images; writes batchnorm-study/report.html
