@@ -15,6 +15,11 @@ def main() -> None:
             f'Install the extra: pip install "batchnorm[study]"\n'
         )
         raise SystemExit(2)
-    from batchnorm.cli.app import run
+    try:
+        from batchnorm.cli.app import run
 
-    run()
+        run()
+    except KeyboardInterrupt:
+        # Ctrl-C before a command has begun, while its packages are imported
+        sys.stderr.write("batchnorm: stopped.\n")
+        raise SystemExit(130) from None

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from batchnorm import __version__
-from batchnorm.cli import explain, study
+from batchnorm.cli import bench, explain, study
 from batchnorm.core.errors import BatchNormError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("study")(study.command)
 app.command("explain")(explain.command)
+app.command("bench")(bench.command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -17,14 +18,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from batchnorm.study.report import Row
-from batchnorm.study.verdict import Word
+if TYPE_CHECKING:
+    from batchnorm.study.report import Row
 
-COLOURS = {Word.SUPPORTED: "green", Word.NOT_SUPPORTED: "red", Word.INCONCLUSIVE: "yellow"}
+COLOURS = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
 
 
 @contextmanager
-def progress_display(console: Console) -> Generator[Callable[[int, int], None]]:
+def progress(console: Console) -> Generator[Callable[[int, int], None]]:
     """Yield a function of (steps done, steps in all) that shows both, and the time left."""
     if not console.is_terminal:
         yield _log_lines(console)
@@ -72,7 +73,7 @@ def _log_lines(console: Console, every: float = 0.1) -> Callable[[int, int], Non
     return show
 
 
-def print_verdicts(console: Console, rows: Sequence[Row]) -> None:
+def verdicts(console: Console, rows: Sequence["Row"]) -> None:
     """Print one table an experiment, under the condition that its verdicts hold for."""
     for condition in dict.fromkeys(row.experiment.condition for row in rows):
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -80,9 +81,9 @@ def print_verdicts(console: Console, rows: Sequence[Row]) -> None:
             table.add_column(escape(heading), overflow="fold")
         for row in rows:
             if row.experiment.condition == condition:
-                word = row.verdict.word
+                word = row.verdict.word.value
                 table.add_row(
-                    row.claim.label, escape(row.effect), row.smallest, f"[{COLOURS[word]}]{word.value}[/]"
+                    row.claim.label, escape(row.effect), row.smallest, f"[{COLOURS[word]}]{word}[/]"
                 )
         console.print(f"\n[bold]{escape(condition[0].upper() + condition[1:])}[/]")
         console.print(table)

@@ -5,8 +5,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from batchnorm.cli import describe
-
 
 def command(
     shape: Annotated[
@@ -23,6 +21,9 @@ def command(
     ] = False,
 ) -> None:
     """Say which code a batch norm layer runs on for an input of this shape on this machine, and why."""
+    # here and not above: `batchnorm --help` need not wait for torch
+    from batchnorm.cli import describe
+
     text = describe.layer(
         tuple(shape or (32, 64, 56, 56)), dtype, device, activation, training=not evaluation
     )

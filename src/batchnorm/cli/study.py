@@ -1,16 +1,12 @@
 """`batchnorm study`: train with and without batch normalization, judge, and write a report."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from batchnorm.cli.display import print_verdicts, progress_display
-from batchnorm.study import registry, report, runner
-from batchnorm.study.conditions import available_cores
-from batchnorm.study.experiment import Plan
+from batchnorm.cli import display
 
 
 def command(
@@ -35,24 +31,38 @@ def command(
         int | None, typer.Option(min=1, help="Processes of one thread each.", show_default="cores")
     ] = None,
     device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, ...")] = "cpu",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of an experiment to run; may be repeated.", show_default="all"),
+    ] = None,
 ) -> None:
     """Train a small network with and without batch normalization on real images, and judge what it changes.
 
     Takes a few minutes on two cores. May be stopped at any moment with Ctrl-C: the same command goes on from
     there.
     """
+    # here and not above: `batchnorm --help` need not wait for torch and matplotlib
+    from batchnorm.study import conditions, registry, report, runner
+    from batchnorm.study.experiment import Plan
+
     console = Console(highlight=False)
-    plan = Plan(registry.EXPERIMENTS, steps=steps, seeds=seeds, device=device)
-    workers = workers or available_cores()
+    plan = Plan(registry.choose(only or ()), steps=steps, seeds=seeds, device=device)
     try:
-        with progress_display(console) as progress:
-            runner.run_plan(plan, out, data_directory=data, workers=workers, progress=progress)
+        with display.progress(console) as progress:
+            runner.run_plan(
+                plan,
+                out,
+                data_directory=data,
+                workers=workers or conditions.available_cores(),
+                progress=progress,
+            )
     except KeyboardInterrupt:
+        records = out / "records.jsonl"
         console.print(
-            f"Stopped. Finished runs are kept in {out / 'records.jsonl'}; the same command goes on."
+            f"Stopped. Finished runs are kept in {records}; the same command goes on from there.",
+            soft_wrap=True,
         )
-        sys.exit(130)
-    study = report.write(out)
-    print_verdicts(console, report.rows(study))
+        raise typer.Exit(130) from None
+    display.verdicts(console, report.rows(report.write(out)))
     console.print(f"Report:  {out / 'report.html'}", soft_wrap=True)
     console.print(f"Records: {out / 'records.jsonl'}", soft_wrap=True)

@@ -125,8 +125,8 @@ class Store:
                     + "; ".join(differing)
                     + "). Give the same settings to go on with it, or name another directory with --out."
                 )
-            with self.path.open("r+b") as file:
-                file.truncate(len(complete))
+        if self.path.exists():
+            os.truncate(self.path, len(complete))
         self._file = self.path.open("ab")
         if not complete:
             self._append(wanted)

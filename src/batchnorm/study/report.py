@@ -62,12 +62,14 @@ class Row:
 
 
 def rows(study: Study) -> list[Row]:
-    """Return every claim of the study with its verdict, in declared order."""
-    return [
+    """Return every claim with its verdict; one claim under several conditions stands on neighbouring rows."""
+    found = [
         Row(experiment, claim, measure.judge(experiment, claim, study.runs))
         for experiment in experiments(study)
         for claim in experiment.claims
     ]
+    order = list(dict.fromkeys(row.claim.name for row in found))
+    return sorted(found, key=lambda row: order.index(row.claim.name))
 
 
 def experiments(study: Study) -> list[Experiment]:
@@ -91,7 +93,7 @@ def render(study: Study) -> str:
     judged = rows(study)
     sections = [_section(study, experiment, judged) for experiment in experiments(study)]
     ratios = [
-        (row.claim.name, row.experiment.name, row.claim.rule.smallest, row.verdict)
+        (row.claim.label, row.experiment.name, row.claim.rule.smallest, row.verdict)
         for row in sorted(
             judged, key=lambda row: [c.name for c in row.experiment.claims].index(row.claim.name)
         )

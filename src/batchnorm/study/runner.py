@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import filelock
 import joblib
 import torch
 
@@ -173,13 +174,11 @@ def exclusive(out: Path) -> Generator[None]:
     Raises:
         StudyError: another process holds it, or it cannot be written.
     """
-    from filelock import FileLock, Timeout
-
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
+        lock = filelock.FileLock(out / ".lock", timeout=0)
         lock.acquire()
-    except Timeout as error:
+    except filelock.Timeout as error:
         raise StudyError(
             f"Another study is writing to {out}. Wait for it, or name another directory with --out."
         ) from error

@@ -36,6 +36,8 @@ def convolutional(seed: int, *, batch_norm: bool, init: Init) -> nn.Module:
         stride = 2 if index % 2 == 0 else 1
         convolution = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=not batch_norm)
         if init == "he":
+            # torch has drawn a bias in one arm by now
+            torch.manual_seed(1000 * seed + index)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             if convolution.bias is not None:
                 nn.init.zeros_(convolution.bias)
