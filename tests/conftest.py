@@ -1,6 +1,6 @@
 """What every test gets: options, deterministic randomness, NaN-filled allocations, and a count of the cases at the end.
 
-Test modules that have a small and a full list of cases ask `full_product()` of `support.options` while they are collected.
+Test modules that have a small and a full list of cases ask `support.options.full_product()` while they are collected.
 """
 
 import os
@@ -19,7 +19,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # Deterministic everywhere: a failure names its case, and the next run has it too. `tools/fuzz.py` searches at random.
 hypothesis.settings.register_profile(
-    "tests", deadline=None, derandomize=True, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "tests",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("tests")
 
@@ -27,8 +31,12 @@ hypothesis.settings.load_profile("tests")
 def pytest_addoption(parser):
     group = parser.getgroup("batchnorm")
     group.addoption("--all", action="store_true", help="the full product of cases, and the slow tests")
-    group.addoption("--device", default="cpu", help="device of the tests that take one: cpu (default), cuda, ...")
-    group.addoption("--dtype", nargs="*", default=list(DTYPES), choices=list(DTYPES), help="dtypes of the fixture `dtype`")
+    group.addoption(
+        "--device", default="cpu", help="device of the tests that take one: cpu (default), cuda, ..."
+    )
+    group.addoption(
+        "--dtype", nargs="*", default=list(DTYPES), choices=list(DTYPES), help="dtypes of the fixture `dtype`"
+    )
 
 
 def pytest_configure(config):
@@ -47,7 +55,9 @@ def pytest_generate_tests(metafunc):
 
 def pytest_collection_modifyitems(config, items):
     """Skip what this machine or this run does not have; a test named on the command line always runs."""
-    named = any("::" in argument for argument in config.args) or config.option.markexpr or config.option.keyword
+    named = (
+        any("::" in argument for argument in config.args) or config.option.markexpr or config.option.keyword
+    )
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
@@ -78,7 +88,10 @@ def nan_filled_allocations(request):
     The fill sits in ATen's `empty`, `empty_strided` and `resize_`, which all of Python's ways lead to and LibTorch's
     stable ABI too, so the C++ kernels' outputs are filled as well. Memory that C++ takes by other ways is not.
     """
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     torch.use_deterministic_algorithms("as_allocated" not in request.fixturenames, warn_only=True)
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -1,4 +1,4 @@
-"""The examples of the README and of the documentation run as they stand, and links inside the repository lead somewhere."""
+"""The examples of the README and the documentation run as they stand, and their links lead somewhere."""
 
 import doctest
 import re
@@ -27,7 +27,7 @@ def run_blocks(text, name):
             doctest.DebugRunner().run(example, clear_globs=False)
             names.update(example.globs)
         else:
-            exec(compile("\n" * (line - 1) + block, name, "exec"), names)  # noqa: S102 - our own pages
+            exec(compile("\n" * (line - 1) + block, name, "exec"), names)
 
 
 def local_links(page):
@@ -37,7 +37,9 @@ def local_links(page):
             yield target
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page.read_text())], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page.read_text())], ids=lambda page: page.stem
+)
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_blocks(page.read_text(), str(page))

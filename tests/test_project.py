@@ -93,7 +93,10 @@ def test_no_file_cites_the_machine_it_was_written_on():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
     if not listed:
         pytest.skip("not a git checkout")
-    needles = [f"/{folder}/" for folder in ("work", "home", "root", "tmp")] + ["../" + "shared", "shared" + "/"]
+    needles = [f"/{folder}/" for folder in ("work", "home", "root", "tmp")] + [
+        "../" + "shared",
+        "shared" + "/",
+    ]
     citing = [
         f"{name}: {needle}"
         for name in listed.splitlines()
