@@ -107,7 +107,8 @@ class BatchNormFunction(torch.autograd.Function):
             return *_differentiable_backward(ctx, dy), None, None, None, None
         x, weight, bias, residual, mean, m2, bits = ctx.saved_tensors
         eps, activation, training = ctx.options
-        count = float(x.size(0) * shapes.positions(x)) if training else 1.0
+        # At least 1: the gradients of an empty batch are zeros, not 0 / 0.
+        count = float(max(x.size(0) * shapes.positions(x), 1)) if training else 1.0
         need_residual = ctx.needs_input_grad[3]
         # Without an activation the residual's gradient is dy itself.
         separate = need_residual and activation.code != 0

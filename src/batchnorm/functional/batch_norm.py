@@ -152,7 +152,7 @@ def _native(
     training: bool,
     eps: float,
 ) -> tuple[Tensor, Moments | None]:
-    """torch's batch norm, on copies of the running statistics: what it saves for backward must not be live.
+    """Torch's batch norm, on copies of the running statistics: what it saves for backward must not be live.
 
     In training the copies start at 0 and momentum is 1, so that they end as the batch's mean and unbiased variance.
     """

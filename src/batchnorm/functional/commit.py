@@ -74,7 +74,7 @@ def _collect(pending: Tensor, moments: Moments, mean_dtype: torch.dtype, var_dty
 def settle(running: Running, momentum: float | None) -> None:
     """Make what was collected one update of the running statistics; nothing if no forward was collected."""
     pending = running.pending
-    if pending is None or not bool(pending[0].any()):
+    if pending is None or pending.is_meta or not bool(pending[0].any()):
         return
     count, mean, m2 = pending[1:].unbind()
     _ops.update_.default(running.mean, running.var, running.num_batches_tracked, count, mean, m2, momentum)

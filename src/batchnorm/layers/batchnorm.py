@@ -101,8 +101,16 @@ class Layer(Neighbours):
         else:
             log.info("reset_running_stats of %s(estimate=%s) does nothing", type(self).__name__, self.estimate)
 
+    def reset_parameters(self) -> None:
+        """Initialise everything, as the constructor does; here a frozen layer gets mean 0 and variance 1 too."""
+        estimate, self.estimate = self.estimate, BatchThenRunning()
+        try:
+            super().reset_parameters()
+        finally:
+            self.estimate = estimate
+
     def extra_repr(self) -> str:
-        """torch's line, then what differs: the activation and the three switches."""
+        """Torch's line, then what differs: the activation and the three switches."""
         parts = [super().extra_repr()]
         if self.activation != NONE:
             parts.append(f"activation={self.activation}")

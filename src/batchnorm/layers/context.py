@@ -1,12 +1,14 @@
 """Forwards that update nothing, and forwards whose updates are collected into one."""
 
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from batchnorm.core.errors import StatisticsError
 from batchnorm.functional.commit import Running, new_pending, settle
@@ -29,6 +31,16 @@ def _layers(model: nn.Module) -> list[Layer]:
             "Build the model with batchnorm.BatchNorm1d/2d/3d, or pass the part of it that has only those."
         )
     return ours
+
+
+def _sized(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, Layer) and isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+            raise StatisticsError(
+                f"Deferring statistics needs the number of features of every batch norm layer; got "
+                f"{path or 'the model itself'}: {type(module).__name__}, which takes it from its first forward. Run "
+                "one forward before the block, inside hold_statistics(model) if it shall not count."
+            )
 
 
 @contextmanager
@@ -66,6 +78,8 @@ class Pending:
         self._layers = [layer for layer in layers if layer.running_mean is not None]
         self._collected: list[Tensor] = []
         self._outer: list[Tensor | None] = []
+        # Not `__del__`: at interpreter exit that would run after torch has been taken down.
+        weakref.finalize(self, _warn_if_dropped, self._collected)
 
     def _open(self) -> None:
         self._outer = [layer._pending for layer in self._layers]
@@ -73,7 +87,7 @@ class Pending:
             layer._pending = new_pending(cast(Tensor, layer.running_mean))
 
     def _close(self) -> None:
-        self._collected = self._accumulators()
+        self._collected[:] = self._accumulators()
         for layer, outer in zip(self._layers, self._outer, strict=True):
             layer._pending = outer
         self._outer = []
@@ -81,11 +95,6 @@ class Pending:
     def _accumulators(self) -> list[Tensor]:
         # While the block is open a layer owns its accumulators: `.to(device)` moves them.
         return [cast(Tensor, layer._pending) for layer in self._layers] if self._outer else self._collected
-
-    @property
-    def forwards(self) -> int:
-        """How many training forwards of a layer are waiting, at most."""
-        return max((int(collected[0, 0]) for collected in self._accumulators()), default=0)
 
     def commit(self) -> None:
         """Make what was collected one update of each layer: momentum once, moments merged by count, counter + 1."""
@@ -99,13 +108,16 @@ class Pending:
         for collected in self._accumulators():
             collected.zero_()
 
-    def __del__(self) -> None:
-        if self.forwards:
-            warnings.warn(
-                f"Statistics of {self.forwards} forward(s) were deferred and then dropped: the running statistics did "
-                "not move. Call pending.commit() or pending.discard() after the block.",
-                stacklevel=2,
-            )
+
+def _warn_if_dropped(collected: list[Tensor]) -> None:
+    known = [accumulators for accumulators in collected if not accumulators.is_meta]
+    forwards = max((int(accumulators[0, :1].sum()) for accumulators in known), default=0)
+    if forwards:
+        warnings.warn(
+            f"Statistics of {forwards} forward(s) were deferred and then dropped: the running statistics did not move. "
+            "Call pending.commit() or pending.discard() after the block.",
+            stacklevel=2,
+        )
 
 
 @contextmanager
@@ -132,8 +144,9 @@ def defer_statistics(model: nn.Module) -> Iterator[Pending]:
         The pending update. One that is neither committed nor discarded warns.
 
     Raises:
-        StatisticsError: the model has another batch norm layer, or none.
+        StatisticsError: the model has another batch norm layer, none, or a lazy one before its first forward.
     """
+    _sized(model)
     pending = Pending(_layers(model))
     pending._open()
     try:

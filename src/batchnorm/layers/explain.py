@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from batchnorm import kernels
 from batchnorm.core import shapes
@@ -39,12 +40,17 @@ def explain(subject: Layer | Tensor, input: Tensor | None = None, residual: Tens
         subject: a layer, or an input.
         input: an input of the layer; without it a dense one like the layer's parameters is assumed.
         residual: a residual to go with the input.
+
+    Raises:
+        TypeError: a subject of another kind.
     """
     layer = subject if isinstance(subject, Layer) else None
-    x = input if layer is not None else subject
-    if x is None:
-        x = _typical_input(layer)
+    if layer is None and not isinstance(subject, Tensor):
+        raise TypeError(f"explain needs a layer of this package or a tensor; got {subject!r}.")
+    x = subject if isinstance(subject, Tensor) else input if input is not None else _typical_input(subject)
     vectors = () if layer is None else (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+    if any(is_lazy(v) for v in vectors):
+        vectors = ()
     chosen = plan.choose(x, *vectors)
     reasons = [chosen.reason]
     if chosen.path == "kernel":
@@ -64,9 +70,7 @@ def explain(subject: Layer | Tensor, input: Tensor | None = None, residual: Tens
     return Explanation(chosen.path, tuple(reasons))
 
 
-def _typical_input(layer: Layer | None) -> Tensor:
-    if layer is None:
-        raise TypeError("explain needs a layer of this package or a tensor; got None.")
+def _typical_input(layer: Layer) -> Tensor:
     like = next(iter([*layer.parameters(), *layer.buffers()]), torch.empty(0))
-    dims = {"1d": 2, "2d": 4, "3d": 5}[type(layer).__name__[-2:]]
+    dims = 5 if isinstance(layer, nn.BatchNorm3d) else 4 if isinstance(layer, nn.BatchNorm2d) else 2
     return torch.empty((2, layer.num_features) + (2,) * (dims - 2), dtype=like.dtype, device=like.device)

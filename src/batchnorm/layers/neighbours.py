@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from batchnorm.core.activation import NONE, Activation
@@ -82,6 +83,7 @@ class Neighbours(nn.Module):
         super()._apply(fn, recurse)
         pending: Tensor | None = getattr(self, "_pending", None)
         if pending is not None:
-            # Moves with the buffers, but stays in float64.
-            self._pending = pending.to(next(self.buffers()).device)
+            # Moves with the buffers, but stays in float64; from the meta device there is nothing to take along.
+            device = next(self.buffers()).device
+            self._pending = torch.zeros_like(pending, device=device) if pending.is_meta else pending.to(device)
         return self
