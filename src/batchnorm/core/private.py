@@ -13,7 +13,7 @@ def inside_backward() -> bool:
 
 def functorch_active() -> bool:
     """Whether a `torch.func` transform (vmap, grad, jvp, …) surrounds this call."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    return torch._C._are_functorch_transforms_active()
 
 
 def forward_ad_active() -> bool:

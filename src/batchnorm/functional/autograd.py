@@ -108,7 +108,7 @@ class BatchNormFunction(torch.autograd.Function):
         x, weight, bias, residual, mean, m2, bits = ctx.saved_tensors
         eps, activation, training = ctx.options
         # At least 1: the gradients of an empty batch are zeros, not 0 / 0.
-        count = float(max(x.size(0) * shapes.positions(x), 1)) if training else 1.0
+        count = max(x.size(0) * shapes.positions(x), 1) if training else 1
         need_residual = ctx.needs_input_grad[3]
         # Without an activation the residual's gradient is dy itself.
         separate = need_residual and activation.code != 0

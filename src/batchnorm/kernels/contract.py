@@ -41,7 +41,7 @@ SCHEMAS: Final[dict[str, str]] = {
     "Tensor? residual, float eps, int activation, float slope, bool keep_bits) -> (Tensor, Tensor, Tensor, Tensor)",
     # Their gradient in one call: dx, dweight, dbias, dresidual. The variance is m2 / count; `training` says whether
     # the statistics depend on x.
-    "backward": "(Tensor dy, Tensor x, Tensor mean, Tensor m2, float count, Tensor? weight, Tensor? bias, "
+    "backward": "(Tensor dy, Tensor x, Tensor mean, Tensor m2, SymInt count, Tensor? weight, Tensor? bias, "
     "Tensor? residual, Tensor? bits, float eps, int activation, float slope, bool training, bool need_residual)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     # One step of the running statistics: a channel moves only if its mean and variance are finite in the buffers'
@@ -95,7 +95,7 @@ def _fake_evaluate(x: Tensor, *rest: object) -> tuple[Tensor, ...]:
 
 
 def _fake_backward(
-    dy: Tensor, x: Tensor, mean: Tensor, m2: Tensor, count: float, weight: Tensor | None, bias: Tensor | None, *rest: object
+    dy: Tensor, x: Tensor, mean: Tensor, m2: Tensor, count: int, weight: Tensor | None, bias: Tensor | None, *rest: object
 ) -> tuple[Tensor, ...]:
     dweight, dbias = (x.new_empty(x.size(1), dtype=m2.dtype if v is None else v.dtype) for v in (weight, bias))
     return _empty_like(x), dweight, dbias, _empty_like(x) if rest[-1] else x.new_empty(0)

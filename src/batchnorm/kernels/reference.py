@@ -259,7 +259,7 @@ def backward(
     x: Tensor,
     mean: Tensor,
     m2: Tensor,
-    count: float,
+    count: int,
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
