@@ -21,8 +21,18 @@ def test_a_declaration_can_be_judged_and_drawn(experiment):
 
 def test_the_declared_rules_are_literal():
     # a change of what is worth claiming is a visible line here
-    rules = {(e.name, c.name): (c.rule.smallest, c.rule.ratio) for e in EXPERIMENTS for c in e.claims}
-    each = {"steps": (2.0, True), "time": (1.5, True), "accuracy": (1.0, False), "rates": (4.0, True)}
+    rules = {
+        (e.name, c.name): (c.rule.smallest, c.rule.ratio, c.rule.resolution)
+        for e in EXPERIMENTS
+        for c in e.claims
+    }
+    each = {
+        "steps": (2.0, True, 1.0),
+        "time": (1.5, True, 1.0),
+        "accuracy": (1.0, False, 1.0),
+        "rates": (2.0, True, 2.0),
+    }
+    assert all(b == 2 * a for e in EXPERIMENTS for a, b in itertools.pairwise(e.rates))
     assert rules == {
         (name, claim): rule for name in ("he-init", "default-init") for claim, rule in each.items()
     }

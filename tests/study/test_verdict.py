@@ -88,6 +88,16 @@ def test_a_censored_pair_takes_the_interval_away(bounds, values, word):
     assert f"{verdict.censored} of {len(pairs)}" in verdict.reason
 
 
+def test_a_ratio_read_off_a_grid_is_known_to_a_factor_either_way():
+    verdict = Greater(2.0, ratio=True, resolution=2.0).judge(effects(16.0, 16.0, 16.0))
+    assert (verdict.interval.low, verdict.interval.high) == (pytest.approx(8.0), pytest.approx(32.0))
+    assert Greater(2.0, ratio=True, resolution=2.0).judge(effects(4.0, 4.0, 4.0)).word is Word.INCONCLUSIVE
+    assert Greater(2.0, ratio=True).judge(effects(4.0, 4.0, 4.0)).word is Word.SUPPORTED
+    bounds = effects(*[3.0] * 5, bound=Bound.AT_LEAST)
+    assert Greater(2.0, ratio=True, resolution=2.0).judge(bounds).word is Word.INCONCLUSIVE
+    assert Greater(2.0, ratio=True).judge(bounds).word is Word.SUPPORTED
+
+
 def test_nothing_known_has_no_estimate():
     assert Greater(2.0, ratio=True).judge(effects(1.0, 1.0, 1.0, bound=Bound.UNKNOWN)).estimate is None
 

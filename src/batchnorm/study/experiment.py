@@ -59,6 +59,7 @@ class Experiment:
     Attributes:
         name: key in the records and on the command line.
         title: heading in the report.
+        short: the condition in two or three words, for figures.
         condition: the condition under which the verdicts hold; printed with each of them.
         summary: two or three sentences for the reader.
         baseline: the arm without the treatment.
@@ -78,6 +79,7 @@ class Experiment:
 
     name: str
     title: str
+    short: str
     condition: str
     summary: str
     baseline: Arm

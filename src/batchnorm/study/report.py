@@ -93,7 +93,7 @@ def render(study: Study) -> str:
     judged = rows(study)
     sections = [_section(study, experiment, judged) for experiment in experiments(study)]
     ratios = [
-        (row.claim.label, row.experiment.name, row.claim.rule.smallest, row.verdict)
+        (row.claim.label, row.experiment.short, row.claim.rule.smallest, row.verdict)
         for row in sorted(
             judged, key=lambda row: [c.name for c in row.experiment.claims].index(row.claim.name)
         )

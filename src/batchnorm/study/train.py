@@ -53,7 +53,7 @@ def train_run(experiment: Experiment, job: Job, parts: tuple[Split, Split, Split
     train, validation, test = parts
     device = train.images.device
     model = experiment.arm(job.arm).build(job.seed).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=job.rate, momentum=experiment.momentum)
+    optimizer = torch.optim.SGD(model.parameters(), lr=job.rate, momentum=experiment.momentum, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     batches = shuffled(len(train.labels), experiment.batch_size, job.seed)
     every = experiment.evaluate_every if job.stage == "confirm" else steps

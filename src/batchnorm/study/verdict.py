@@ -110,15 +110,18 @@ class Greater:
     Attributes:
         smallest: the smallest effect worth claiming.
         ratio: the effect is a ratio: mean and interval are taken of its logarithm.
+        resolution: a ratio read off a grid is known to this factor either way; the interval is widened by it.
     """
 
     smallest: float
     ratio: bool = False
+    resolution: float = 1.0
 
     def describe(self) -> str:
         """Return the rule as one clause for the report."""
         size = f"{self.smallest:g}×" if self.ratio else f"{self.smallest:g}"
-        return f"95 % interval entirely above {size} (below: not supported)"
+        widened = f", widened by the grid's factor of {self.resolution:g}," if self.resolution != 1 else ""
+        return f"95 % interval{widened} entirely above {size} (below: not supported)"
 
     def judge(self, effects: Sequence[Effect]) -> Verdict:
         """Apply the rule; runs that stopped at their budget leave bounds, which have no interval."""
@@ -130,7 +133,7 @@ class Greater:
         if len(effects) < MINIMUM_SEEDS:
             return _too_few(effects, estimate)
         inner = student_interval([self._forth(effect.value) for effect in effects])
-        interval = Interval(self._back(inner.low), self._back(inner.high))
+        interval = Interval(self._back(inner.low) / self.resolution, self._back(inner.high) * self.resolution)
         word, reason = Word.INCONCLUSIVE, "the interval contains the smallest effect worth claiming"
         if interval.low > self.smallest:
             word, reason = Word.SUPPORTED, "the interval lies above the smallest effect worth claiming"
@@ -143,7 +146,8 @@ class Greater:
         bound = kinds.pop() if len(kinds) == 1 else Bound.UNKNOWN
         bounded = sum(effect.bound is not Bound.EXACT for effect in effects)
         count = f"{bounded} of {len(effects)} pairs give only a bound"
-        lower = all(e.bound in (Bound.EXACT, Bound.AT_LEAST) and e.value > self.smallest for e in effects)
+        lowest = self.smallest * self.resolution
+        lower = all(e.bound in (Bound.EXACT, Bound.AT_LEAST) and e.value > lowest for e in effects)
         if lower and len(effects) >= MINIMUM_CENSORED_SEEDS:
             reason = f"{count}: no interval, but every seed's lower bound exceeds the smallest effect"
             return Verdict(Word.SUPPORTED, estimate, bound, None, effects, reason)

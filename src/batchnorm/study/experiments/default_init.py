@@ -8,6 +8,7 @@ from batchnorm.study.experiments.networks import CLAIMS, FIGURES, RATES, TARGET,
 DEFAULT_INIT = Experiment(
     name="default-init",
     title="The same network as most people start it (torch's default initialisation)",
+    short="torch's default",
     condition="6-convolution network, torch's default initialisation for both arms",
     summary=(
         "Nothing changes but the initial weights: torch's default makes the signal shrink from layer to "

@@ -8,6 +8,7 @@ from batchnorm.study.experiments.networks import CLAIMS, FIGURES, RATES, TARGET,
 HE_INIT = Experiment(
     name="he-init",
     title="A network with a good start (He initialisation)",
+    short="He initialisation",
     condition="6-convolution network, He initialisation for both arms",
     summary=(
         "Both networks start from weights drawn as He et al. (2015) derived for ReLU networks, and each "

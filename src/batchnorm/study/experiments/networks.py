@@ -80,8 +80,8 @@ CLAIMS = (
         label="higher rates that train",
         sentence="Batch normalization still trains at higher learning rates.",
         measure=measure.higher_rate,
-        # twice the grid's own factor of two: a ratio of grid points is known to a factor of two either way
-        rule=Greater(4.0, ratio=True),
+        # neighbouring rates of the grid differ by a factor of two
+        rule=Greater(2.0, ratio=True, resolution=2.0),
         unit="×",
         stage="sweep",
     ),
