@@ -38,7 +38,7 @@ def _identity(z: Tensor, slope: float) -> Tensor:
 
 
 def _two_valued(passes: Callable[[Tensor], Tensor]) -> Pointwise:
-    return lambda z, slope: torch.where(passes(z), 1.0, slope).to(z.dtype)
+    return lambda z, slope: torch.full_like(z, slope).masked_fill(passes(z), 1.0)
 
 
 def _relu_passes(z: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ def _differentiable_backward(ctx: Any, dy: Tensor) -> list[Tensor | None]:
         if bits is not None:
             # A two-valued derivative is constant wherever it exists.
             passes = reference.unpack(bits, x).reshape(x.shape)
-            slope = torch.where(passes, 1.0, activation.slope).to(x.dtype)
+            slope = torch.full_like(x, activation.slope).masked_fill(passes, 1.0)
             y, dresidual = z * slope, dy * slope
         else:
             y = activation(z if residual_ is None else z + residual_)

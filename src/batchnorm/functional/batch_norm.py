@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from batchnorm.core import shapes
+from batchnorm.core import private, shapes
 from batchnorm.core.activation import Activation
 from batchnorm.core.moments import Moments
 from batchnorm.functional import autograd, plan
@@ -97,11 +97,18 @@ def batch_norm_with_statistics(
     Returns:
         The output, the new running mean and the new running variance (C); the latter two are new tensors.
     """
-    mean, var = running_mean.detach().clone(), running_var.detach().clone()
+    mean, var = _copy(running_mean, input), _copy(running_var, input)
     y = batch_norm(
         input, mean, var, weight, bias, training, momentum, eps, residual=residual, activation=activation
     )
     return y, mean, var
+
+
+def _copy(running: Tensor, x: Tensor) -> Tensor:
+    if private.functorch_active():
+        # Under vmap a copy takes part in the dimension of `x`, so that each sample can write its own.
+        return running.detach() + x.new_zeros(running.shape, dtype=running.dtype)
+    return running.detach().clone()
 
 
 def normalise(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from batchnorm.core import private
 from batchnorm.core.moments import Moments
+from batchnorm.kernels import reference
 from batchnorm.kernels.contract import library
 
 __all__ = ["Running", "commit", "new_pending", "settle"]
@@ -52,7 +53,9 @@ def _commit(
     if private.inside_backward():
         return
     if pending is None:
-        _ops.update_.default(running_mean, running_var, num_batches_tracked, count, mean, m2, momentum)
+        # A transform has rules for torch's own operations, not for an operator that writes.
+        update = reference.update_ if private.functorch_active() else _ops.update_.default
+        update(running_mean, running_var, num_batches_tracked, count, mean, m2, momentum)
     elif running_mean is not None and running_var is not None:
         _collect(pending, Moments(count, mean, m2), running_mean.dtype, running_var.dtype)
 
