@@ -24,10 +24,10 @@ def made_up(job, steps):
             best - (best - 0.1) * 2 ** (-step / speed),
             rng.random(),
         )
-        for step in range(15, steps + 1, 15)
+        for step in range(10, steps + 1, 10)
     ]
     if not trains and job.rate > 3:
-        curve = [Point(15, 0.1, 0.1, None)]
+        curve = [Point(10, 0.1, 0.1, None)]
     noisy = best + rng.uniform(-0.01, 0.01)
     curve[-1] = Point(curve[-1].step, curve[-1].seconds, noisy, curve[-1].loss)
     judged = job.stage == "confirm"

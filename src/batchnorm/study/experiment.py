@@ -92,7 +92,7 @@ class Experiment:
     sweep_seeds: int = 3
     seeds: int = 5
     steps: int = 300
-    evaluate_every: int = 15
+    evaluate_every: int = 10
     batch_size: int = 64
     momentum: float = 0.9
 

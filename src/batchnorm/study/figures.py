@@ -231,6 +231,7 @@ def _accuracy(axes: Axes, experiment: Experiment, runs: Runs, place: Callable[[P
         if mean := _mean_curve(found, place):
             axes.plot([x for x, _ in mean], [y for _, y in mean], color=colour, lw=2.6)
             ends.append((statistics.fmean(run.curve[-1].accuracy for run in found), arm.label, colour))
+            _mark_arrival(axes, experiment, found, place, colour)
     axes.axhline(experiment.target, color=MUTED, lw=0.9, ls=(0, (2, 3)))
     axes.text(
         0.995, experiment.target - 0.012, f"target {experiment.target:.0%}",
@@ -254,6 +255,19 @@ def _accuracy(axes: Axes, experiment: Experiment, runs: Runs, place: Callable[[P
         )
 
 
+def _mark_arrival(
+    axes: Axes, experiment: Experiment, runs: Sequence[Run], place: Callable[[Point], float], colour: str
+) -> None:
+    """Drop a line from the target to the axis where the runs arrived on average (geometric), if all of them did."""
+    arrivals = [measure.arrival(run.curve, experiment.target) for run in runs]
+    reached = [place(point) for point in arrivals if point is not None]
+    if len(reached) == len(arrivals):
+        mean = statistics.geometric_mean(reached)
+        axes.plot([mean, mean], [0, experiment.target], color=colour, lw=1.1, ls=(0, (1, 2)))
+        axes.plot([mean], [experiment.target], "o", color=colour, ms=6)
+        axes.text(mean, 0.02, f" {mean:.3g}", color=colour, fontweight="bold")
+
+
 def _mean_curve(runs: Sequence[Run], place: Callable[[Point], float]) -> list[tuple[float, float]]:
     """Return the mean over runs, evaluation by evaluation; a run that ended early stays at its last value."""
     length = max((len(run.curve) for run in runs), default=0)
@@ -267,9 +281,8 @@ def _label_sweep(axes: Axes, experiment: Experiment, runs: Runs) -> None:
     axes.axhline(CHANCE, color=LINE, lw=0.9)
     axes.text(experiment.rates[0], CHANCE - 0.02, "chance", color=MUTED, fontsize=8.5, va="top")
     for index, (arm, colour) in enumerate(_arms(experiment)):
-        best = measure.chosen_rate(experiment, runs, arm.name)
-        text = f"{arm.label}: best at {best:g}"
-        axes.text(0.02, 0.3 + 0.085 * index, text, transform=axes.transAxes, color=colour, fontweight="bold")
+        height = 0.3 + 0.085 * index
+        axes.text(0.02, height, arm.label, transform=axes.transAxes, color=colour, fontweight="bold")
 
 
 def _times(value: float, _: int) -> str:

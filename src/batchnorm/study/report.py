@@ -12,7 +12,7 @@ from markupsafe import Markup
 from batchnorm.study import figures, measure, records, registry
 from batchnorm.study.experiment import Claim, Experiment
 from batchnorm.study.records import Study
-from batchnorm.study.verdict import Greater, Verdict
+from batchnorm.study.verdict import Bound, Greater, Verdict
 
 ALT = {
     "accuracy_by_step": "Test accuracy against optimizer steps, one thin line a seed, mean thick",
@@ -33,12 +33,11 @@ class Row:
     @property
     def effect(self) -> str:
         """The estimate with its interval, or with the bound that it is."""
-        if self.verdict.estimate is None:
+        if self.verdict.estimate is None or self.verdict.bound is Bound.UNKNOWN:
             return "not measurable"
         if self.verdict.interval is None:
-            # an unknown bound must not look like a measured value
-            bound = "?" if self.verdict.bound.value == "?" else self.verdict.bound.value
-            return f"{bound} {self.number(self.verdict.estimate)}".strip() + self.claim.unit
+            number = f"{self.verdict.bound.value} {self.number(self.verdict.estimate)}"
+            return number.strip() + self.claim.unit
         low, high = self.verdict.interval.low, self.verdict.interval.high
         estimate = f"{self.number(self.verdict.estimate)}{self.claim.unit}"
         return f"{estimate} [{self.number(low)}, {self.number(high)}]"
