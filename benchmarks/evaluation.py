@@ -1,0 +1,24 @@
+"""How long does evaluation take, with a residual and a ReLU, and with a ReLU alone?"""
+
+from batchnorm.bench.contenders import AGAIN, COMPILED, OURS, TORCH, Problem
+from benchmarks.measure import Case, main
+from benchmarks.shapes import LARGE, MAIN, layouts
+
+RACERS = (TORCH, AGAIN, OURS, COMPILED)
+
+
+def cases() -> list[Case]:
+    return [
+        Case.of(
+            Problem(shape, "relu", residual, layout, training=False),
+            RACERS,
+            quick=residual and shape == MAIN[1],
+        )
+        for shape in LARGE[:4]
+        for layout in layouts(shape)
+        for residual in (True, False)
+    ]
+
+
+if __name__ == "__main__":
+    main("evaluation", cases(), __doc__)
