@@ -348,12 +348,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> evaluate(Tensor x, Tensor running_mea
   return {y, mean, variance, bits};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dy, Tensor x, Tensor mean, Tensor m2, int64_t count, Maybe weight, Maybe bias,
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dy, Tensor x, Tensor mean, Tensor m2, int64_t positions, Maybe weight, Maybe bias,
                                                     Maybe residual, Maybe bits, double eps, int64_t activation, double slope,
                                                     bool training, bool need_residual) {
   Input in(x, (int)activation, slope);
   in.p.mean = vector(in.p, in.acc, mean);
   const void* squares = vector(in.p, in.acc, m2);
+  const double count = (double)positions;  // in double, as in forward: the ReLU is recomputed from the same scale
   in.p.dy = like(x, dy, "dy"), in.p.residual = like(x, residual, "residual");
   in.use_bits(bits);
   Tensor dx = empty_like(x, in.dtype), dresidual = need_residual ? empty_like(x, in.dtype) : empty({0}, torch_dtype(in.dtype));

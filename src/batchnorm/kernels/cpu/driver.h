@@ -12,7 +12,7 @@
 #include "problem.h"
 
 constexpr int64_t kGrain = 32768;                 // elements below which a second thread does not pay
-constexpr int64_t kLaneBlock = 256, kPlaneBlock = 8192;  // most positions in a block
+constexpr int64_t kLaneBlock = 256, kPlaneBlock = 4096;  // most positions in a block
 constexpr int64_t kCacheBytes = 384 << 10;        // what a group of small channels may take of the second-level cache
 constexpr int64_t kLargeChannelBytes = 12 << 20;  // a channel that will have left every cache when the second pass comes
 

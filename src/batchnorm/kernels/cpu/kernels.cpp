@@ -115,40 +115,33 @@ template <Source S, class T> void sum_planes(const Problem& p, const Tile& t, do
 
 template <Source S, class T> void sum_lanes(const Problem& p, const Tile& t, double* sums) {
   using V = Vec<T>;
-  constexpr int kRows = 4;  // rows that share one load and store of the accumulators
+  constexpr int kRun = 64;      // rows summed in the accumulation type before the sum moves to double
   alignas(64) Acc<T> total_g[kLaneChannels], total_gd[kLaneChannels];
-  const int64_t channels = t.c1 - t.c0;
-  memset(total_g, 0, channels * sizeof(Acc<T>));
-  memset(total_gd, 0, channels * sizeof(Acc<T>));
+  const int64_t channels = t.c1 - t.c0, length = t.i1 - t.i0, rows = (t.j1 - t.j0) * length;
   const Affine<T, true> a(p, p.group(p.sample(t.j0)) * p.C + t.c0);
-  auto add = [&](auto rows, const Row<T>* row) __attribute__((always_inline)) {
-    for_vectors<T>(channels, [&](int64_t i, [[maybe_unused]] auto... n) __attribute__((always_inline)) {
+  auto row = [&](int64_t r) __attribute__((always_inline)) {
+    const int64_t j = rows == length ? 0 : r / length;
+    return lane_row<T>(p, p.sample(t.j0 + j), t.i0 + r - j * length, t.c0);
+  };
+  auto add = [&](auto... row) __attribute__((always_inline)) {
+    for_vectors<T>(channels, [&](int64_t i, auto... n) __attribute__((always_inline)) {
       V s{}, q{}, g, d;
-      for (int k = 0; k < rows.value; k++) {
-        fetch<S, T>(a, row[k], g, d, i, n...);
-        s += g;
-        q += g * d;
-      }
+      ((fetch<S, T>(a, row, g, d, i, n...), s += g, q += g * d), ...);
       store(total_g + i, load(total_g + i, n...) + s, n...);
       store(total_gd + i, load(total_gd + i, n...) + q, n...);
     });
   };
-  for (int64_t j = t.j0; j < t.j1; j++) {
-    const int64_t n = p.sample(j);
-    int64_t i = t.i0;
-    for (; i + kRows <= t.i1; i += kRows) {
-      const Row<T> rows[kRows]{lane_row<T>(p, n, i, t.c0), lane_row<T>(p, n, i + 1, t.c0), lane_row<T>(p, n, i + 2, t.c0),
-                               lane_row<T>(p, n, i + 3, t.c0)};
-      add(Code<kRows>{}, rows);
+  for (int64_t r = 0; r < rows;) {
+    const int64_t end = rows - r < kRun ? rows : r + kRun;
+    memset(total_g, 0, channels * sizeof(Acc<T>));
+    memset(total_gd, 0, channels * sizeof(Acc<T>));
+    // four rows share one load and store of the accumulators
+    for (; r + 4 <= end; r += 4) add(row(r), row(r + 1), row(r + 2), row(r + 3));
+    for (; r < end; r++) add(row(r));
+    for (int64_t c = 0; c < channels; c++) {
+      sums[c] += total_g[c];
+      sums[channels + c] += total_gd[c];
     }
-    for (; i < t.i1; i++) {
-      const Row<T> one = lane_row<T>(p, n, i, t.c0);
-      add(Code<1>{}, &one);
-    }
-  }
-  for (int64_t c = 0; c < channels; c++) {
-    sums[c] += total_g[c];
-    sums[channels + c] += total_gd[c];
   }
 }
 
