@@ -6,7 +6,7 @@ To add one: a row here, and a case in `kernels/cpu/activation.h` (until then the
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -99,16 +99,15 @@ class Activation:
 
     name: str
     slope: float = 0.0
+    # Looked up once, because every call of a layer reads them: the number by which the operators know the activation,
+    # and whether its derivative has two values.
+    code: int = field(init=False, repr=False, compare=False)
+    one_bit: bool = field(init=False, repr=False, compare=False)
 
-    @property
-    def formula(self) -> Formula:
-        """This activation's row of the table."""
-        return ACTIVATIONS[self.name]
-
-    @property
-    def code(self) -> int:
-        """The number by which the operators know it."""
-        return ACTIVATIONS[self.name].code
+    def __post_init__(self) -> None:
+        """Look up the row of the table."""
+        object.__setattr__(self, "code", ACTIVATIONS[self.name].code)
+        object.__setattr__(self, "one_bit", ACTIVATIONS[self.name].passes is not None)
 
     def __call__(self, z: Tensor) -> Tensor:
         """The activation of `z`, in plain torch."""

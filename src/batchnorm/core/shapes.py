@@ -37,8 +37,12 @@ def _strides_look_channels_last(x: Tensor) -> bool:
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """The memory format in which torch's batch norm returns its output for `x`."""
-    if x.dim() in _CHANNELS_LAST and _strides_look_channels_last(x):
-        return _CHANNELS_LAST[x.dim()]
+    channels_last = _CHANNELS_LAST.get(x.dim())
+    if channels_last is None or x.is_contiguous():
+        return torch.contiguous_format
+    # Strides of dimensions of size 1 mislead the second question, not the first.
+    if x.is_contiguous(memory_format=channels_last) or _strides_look_channels_last(x):
+        return channels_last
     return torch.contiguous_format
 
 

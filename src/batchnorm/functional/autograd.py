@@ -13,8 +13,8 @@ __all__ = ["BatchNormFunction", "Normalised"]
 
 _ops = torch.ops.batchnorm
 
-# y and the batch's count, mean and m2; y alone in evaluation
-Normalised = tuple[Tensor, ...]
+# y, and the count, mean and m2 that normalised it (in evaluation: no count, and the variance for m2)
+Normalised = tuple[Tensor, Tensor | None, Tensor, Tensor]
 
 
 def _same_layout(t: Tensor, x: Tensor) -> Tensor:
@@ -39,11 +39,14 @@ def run(
     x = shapes.to_dense(x)
     if residual is not None:
         residual = _same_layout(residual, x)
-    arguments = x, weight, bias, residual, running_mean, running_var, eps, activation
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in arguments[:4]):
-        outputs = BatchNormFunction.apply(*arguments)
-        return outputs if running_mean is None else (outputs,)  # pyright: ignore[reportReturnType]
-    return _forward(*arguments, False)[0]
+    if torch.is_grad_enabled() and (
+        x.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+        or (residual is not None and residual.requires_grad)
+    ):
+        return BatchNormFunction.apply(x, weight, bias, residual, running_mean, running_var, eps, activation)  # pyright: ignore[reportReturnType]
+    return _forward(x, weight, bias, residual, running_mean, running_var, eps, activation, False)[:4]
 
 
 def _forward(
@@ -56,16 +59,15 @@ def _forward(
     eps: float,
     activation: Activation,
     keep_bits: bool,
-) -> tuple[Normalised, tuple[Tensor, ...]]:
-    """The outputs, and what backward needs of them: mean, m2 or variance, bits."""
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+    """y, count, mean, m2, bits; in evaluation no count, and the variance in the place of m2."""
     code, slope = activation.code, activation.slope
-    if running_mean is None or running_var is None:
-        y, *moments, bits = _ops.forward.default(x, weight, bias, residual, eps, code, slope, keep_bits)
-        return (y, *moments), (moments[1], moments[2], bits)
-    y, *saved = _ops.evaluate.default(
+    if running_mean is None:
+        return _ops.forward.default(x, weight, bias, residual, eps, code, slope, keep_bits)
+    y, mean, variance, bits = _ops.evaluate.default(
         x, running_mean, running_var, weight, bias, residual, eps, code, slope, keep_bits
     )
-    return (y,), tuple(saved)
+    return y, None, mean, variance, bits
 
 
 class BatchNormFunction(torch.autograd.Function):
@@ -82,22 +84,20 @@ class BatchNormFunction(torch.autograd.Function):
         running_var: Tensor | None,
         eps: float,
         activation: Activation,
-    ) -> Tensor | Normalised:
-        keep_bits = residual is not None and activation.formula.passes is not None
-        outputs, (mean, m2, bits) = _forward(
+    ) -> Normalised:
+        # The residual itself is needed again only where its sum with bn(x) decides a derivative that has no record.
+        keep_bits = residual is not None and activation.one_bit
+        keep_residual = residual is not None and not keep_bits and activation.code != 0
+        y, count, mean, m2, bits = _forward(
             x, weight, bias, residual, running_mean, running_var, eps, activation, keep_bits
         )
-        # The residual itself is needed again only where its sum with bn(x) decides a derivative that has no record.
-        keep_residual = residual is not None and not keep_bits and activation.code != 0
         ctx.save_for_backward(
             x, weight, bias, residual if keep_residual else None, mean, m2, bits if keep_bits else None
         )
         ctx.options = eps, activation, running_mean is None
         ctx.set_materialize_grads(False)
-        if running_mean is not None:
-            return outputs[0]
-        ctx.mark_non_differentiable(*outputs[1:])
-        return outputs
+        ctx.mark_non_differentiable(*(t for t in (count, mean, m2) if t is not None))
+        return y, count, mean, m2
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -131,10 +131,11 @@ def normalise(
     chosen = plan.choose(x, weight, bias, running_mean, running_var)
     if not torch.compiler.is_compiling():
         plan.calls[chosen.path] += 1
-    if chosen.path == "kernel":
-        running = (None, None) if training else (running_mean, running_var)
-        y, *moments = autograd.run(x, weight, bias, residual, *running, eps, activation)
-        return y, Moments(*moments) if training else None
+    if chosen.path == "kernel" and training:
+        y, *measured = autograd.run(x, weight, bias, residual, None, None, eps, activation)
+        return y, Moments(*measured)
+    if chosen.path == "kernel" and running_mean is not None and running_var is not None:
+        return autograd.run(x, weight, bias, residual, running_mean, running_var, eps, activation)[0], None
     y, moments = _native(x, running_mean, running_var, weight, bias, training, eps)
     return activation(y if residual is None else y + residual), moments
 
@@ -165,7 +166,7 @@ def _native(
     """
     vectors = weight, bias, running_mean, running_var
     wide = shapes.accumulation_dtype(x.dtype)
-    if not plan.usual(x, *vectors):
+    if not plan.usual(x, vectors):
         # torch's own checks judge what we do not know: it raises in its own words, or accepts.
         mean, var = (None if v is None else v.clone() for v in (running_mean, running_var))
         try:

@@ -71,16 +71,14 @@ _PARAMETER_DTYPES: Final = {
 }
 
 
-def usual(x: Tensor, *vectors: Tensor | None) -> bool:
+def usual(x: Tensor, vectors: tuple[Tensor | None, ...]) -> bool:
     """Whether the vectors are (C) with a dtype and device that batch norm accepts beside `x`."""
     allowed = _PARAMETER_DTYPES.get(x.dtype)
     if allowed is None or x.dim() < 2:
         return False
-    channels = x.size(1)
+    shape, device = x.shape[1:2], x.device
     for v in vectors:
-        if v is not None and not (
-            v.dtype in allowed and v.dim() == 1 and v.size(0) == channels and v.device == x.device
-        ):
+        if v is not None and not (v.dtype in allowed and v.shape == shape and v.device == device):
             return False
     return True
 
@@ -103,7 +101,7 @@ def choose(x: Tensor, *vectors: Tensor | None) -> Plan:
     Raises:
         BackendError: the backend named by `backend(...)` cannot do this call.
     """
-    automatic = _choose(x, *vectors)
+    automatic = _choose(x, vectors)
     if _forced == "auto":
         return automatic
     if _forced == "native":
@@ -116,11 +114,11 @@ def choose(x: Tensor, *vectors: Tensor | None) -> Plan:
     return _FORCED_KERNEL
 
 
-def _choose(x: Tensor, *vectors: Tensor | None) -> Plan:
+def _choose(x: Tensor, vectors: tuple[Tensor | None, ...]) -> Plan:
     if private.functorch_active() or private.forward_ad_active():
         return _TRANSFORM
-    if not usual(x, *vectors):
+    if not usual(x, vectors):
         return _UNUSUAL
-    if x.is_meta:
-        return _META
-    return _KERNEL if kernels.available(x.device.type) else _NO_KERNELS
+    if kernels.available("cpu" if x.is_cpu else x.device.type):
+        return _KERNEL
+    return _META if x.is_meta else _NO_KERNELS
