@@ -33,9 +33,8 @@ def test_the_declared_rules_are_literal():
         "rates": (2.0, True, 2.0),
     }
     assert all(b == 2 * a for e in EXPERIMENTS for a, b in itertools.pairwise(e.rates))
-    assert rules == {
-        (name, claim): rule for name in ("he-init", "default-init") for claim, rule in each.items()
-    }
+    expected = {(name, claim): rule for name in ("he-init", "default-init") for claim, rule in each.items()}
+    assert rules.items() >= expected.items()
     assert all(isinstance(claim.rule, Greater) for e in EXPERIMENTS for claim in e.claims)
 
 

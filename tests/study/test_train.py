@@ -6,9 +6,10 @@ from torch import nn
 
 import batchnorm as bn
 from batchnorm.study import data
+from batchnorm.study.data import Parts, Split
 from batchnorm.study.experiment import Arm, Job
 from batchnorm.study.registry import EXPERIMENTS, get
-from batchnorm.study.train import CHANCE, Split, prepare, shuffled, train_run
+from batchnorm.study.train import CHANCE, shuffled, train_run
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,10 @@ def one_thread():
 @pytest.fixture(scope="module")
 def parts():
     # a few of the real images: enough to train on, quick to evaluate
-    return tuple(Split(part.images[::10], part.labels[::10]) for part in prepare(data.load(), "cpu"))
+    whole = data.prepare(data.load(), "cpu")
+    return Parts(
+        *(Split(p.images[::10], p.labels[::10]) for p in (whole.train, whole.validation, whole.test))
+    )
 
 
 def train(parts, stage="confirm", arm="batch_norm", rate=0.1, steps=10, experiment=None):
@@ -49,7 +53,8 @@ def test_training_learns(parts):
 
 
 def test_a_run_that_chooses_a_rate_never_sees_the_test_images(parts):
-    poisoned = (*parts[:2], Split(torch.full_like(parts[2].images, torch.nan), parts[2].labels))
+    nothing = torch.full_like(parts.test.images, torch.nan)
+    poisoned = dataclasses.replace(parts, test=Split(nothing, parts.test.labels))
     run = train(poisoned, stage="sweep")
     assert run.curve == ()
     assert run.validation == train(parts, stage="sweep").validation

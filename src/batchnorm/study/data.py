@@ -61,6 +61,34 @@ class Images:
         return f"{self.name}, 28×28: {sizes[0]} training, {sizes[1]} validation and {sizes[2]} test images"
 
 
+@dataclass(frozen=True)
+class Split:
+    """One part of the data on the device: normalised images and their labels."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run gets: the three parts of the data, on its device."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+
+def prepare(images: Images, device: str) -> Parts:
+    """Return the parts on `device`, normalised by the training part's mean and deviation."""
+    pixels = images.train[0].float()
+    mean, std = pixels.mean(), pixels.std()
+
+    def split(part: tuple[Tensor, Tensor]) -> Split:
+        return Split(((part[0].float() - mean) / std).to(device), part[1].to(device))
+
+    return Parts(split(images.train), split(images.validation), split(images.test))
+
+
 def load(directory: Path | None = None) -> Images:
     """Return the embedded images, or the full set when `directory` is given; every file is verified.
 

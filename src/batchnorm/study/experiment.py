@@ -9,7 +9,8 @@ from torch import nn
 from batchnorm.study.verdict import Effect, Rule
 
 if TYPE_CHECKING:
-    from batchnorm.study.records import Runs
+    from batchnorm.study.data import Parts
+    from batchnorm.study.records import Run, Runs
 
 Stage = Literal["sweep", "confirm"]
 
@@ -64,6 +65,8 @@ class Experiment:
         summary: two or three sentences for the reader.
         baseline: the arm without the treatment.
         treatment: the arm with it.
+        run: does one job on the data's parts for a number of steps.
+        headline: one or two sentences of measured numbers, for the top of the report.
         rates: the grid of learning rates, the same for both arms.
         limits: what the reader must not conclude.
         target: accuracy that a run has to reach in the claims about speed.
@@ -84,6 +87,8 @@ class Experiment:
     summary: str
     baseline: Arm
     treatment: Arm
+    run: "Callable[[Experiment, Job, Parts, int], Run]"
+    headline: "Callable[[Experiment, Runs], str]"
     rates: tuple[float, ...]
     claims: tuple[Claim, ...]
     figures: tuple[str, ...]

@@ -1,6 +1,5 @@
 """From records to `report.html`: a pure function. No clock, no training and no network here."""
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,7 +143,7 @@ def _section(study: Study, experiment: Experiment, judged: list[Row]) -> dict[st
     return {
         "experiment": experiment,
         "rows": [row for row in judged if row.experiment.name == experiment.name],
-        "headline": _headline(study, experiment),
+        "headline": experiment.headline(experiment, study.runs),
         "conditions": conditions(study, experiment),
         "figures": [
             (ALT[name], Markup(figures.draw(name, experiment, study.runs))) for name in experiment.figures
@@ -176,24 +175,3 @@ def _arm(study: Study, experiment: Experiment, name: str) -> dict[str, Any]:
 def _arrival(curve: tuple[records.Point, ...], target: float) -> str:
     end = measure.arrival(curve, target)
     return f"> {curve[-1].step}" if end is None else str(end.step)
-
-
-def _headline(study: Study, experiment: Experiment) -> str:
-    """Return what a reader should take away, in one sentence of measured numbers."""
-    without, with_ = (
-        statistics.fmean(
-            run.curve[-1].accuracy for run in study.runs.select(experiment.name, "confirm", arm.name)
-        )
-        for arm in experiment.arms
-    )
-    text = (
-        f"After {experiment.steps} steps the network gets {with_:.1%} of the test images right with batch "
-        f"norm and {without:.1%} without"
-    )
-    means = [measure.mean_validation(experiment, study.runs, arm.name) for arm in experiment.arms]
-    highest = [max((r for r, m in mean.items() if m >= measure.TRAINS), default=None) for mean in means]
-    if highest[0] and highest[1]:
-        text += f". It trained at learning rates up to {highest[1]:g} with, up to {highest[0]:g} without"
-    elif highest[1]:
-        text += f". Without it no learning rate of the grid trained, with it rates up to {highest[1]:g} did"
-    return text + "."

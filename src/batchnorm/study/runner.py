@@ -21,7 +21,6 @@ from batchnorm.study import conditions, data, measure, registry
 from batchnorm.study.errors import StudyError
 from batchnorm.study.experiment import Job, Plan
 from batchnorm.study.records import Run, Runs, Store
-from batchnorm.study.train import Split, prepare, train_run
 
 
 def run_plan(
@@ -136,7 +135,8 @@ def _without_interrupts() -> Generator[None]:
 
 def _in_worker(job: Job, steps: int, data_directory: Path | None, device: str, parent: int) -> Run:
     _set_up_worker(parent)
-    return train_run(registry.get(job.experiment), job, _parts(data_directory, device), steps)
+    experiment = registry.get(job.experiment)
+    return experiment.run(experiment, job, _parts(data_directory, device), steps)
 
 
 @functools.cache
@@ -154,8 +154,8 @@ def _end_with_parent(parent: int) -> None:
 
 
 @functools.cache
-def _parts(data_directory: Path | None, device: str) -> tuple[Split, Split, Split]:
-    return prepare(data.load(data_directory), device)
+def _parts(data_directory: Path | None, device: str) -> data.Parts:
+    return data.prepare(data.load(data_directory), device)
 
 
 def check_device(device: str) -> None:

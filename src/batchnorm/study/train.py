@@ -5,39 +5,19 @@ Which runs there are is in `experiment.py`; how they are spread over processes i
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from batchnorm.study.data import CLASSES, Images
+from batchnorm.study.data import CLASSES, Parts, Split
 from batchnorm.study.experiment import Experiment, Job
 from batchnorm.study.records import Point, Run
 
 CHANCE = 1 / CLASSES
 
 
-@dataclass(frozen=True)
-class Split:
-    """One part of the data on the device: normalised images and their labels."""
-
-    images: Tensor
-    labels: Tensor
-
-
-def prepare(images: Images, device: str) -> tuple[Split, Split, Split]:
-    """Return training, validation and test part on `device`, normalised by the training part's statistics."""
-    train = images.train[0].float()
-    mean, std = train.mean(), train.std()
-    parts = (images.train, images.validation, images.test)
-    first, second, third = (
-        Split(((pixels.float() - mean) / std).to(device), labels.to(device)) for pixels, labels in parts
-    )
-    return first, second, third
-
-
-def train_run(experiment: Experiment, job: Job, parts: tuple[Split, Split, Split], steps: int) -> Run:
+def train_run(experiment: Experiment, job: Job, parts: Parts, steps: int) -> Run:
     """Train one network for `steps` steps and return what came out.
 
     SGD with momentum and a rate that falls to zero along a half cosine. The order of the images depends on
@@ -50,7 +30,7 @@ def train_run(experiment: Experiment, job: Job, parts: tuple[Split, Split, Split
         parts: training, validation and test images.
         steps: optimizer steps.
     """
-    train, validation, test = parts
+    train, validation, test = parts.train, parts.validation, parts.test
     device = train.images.device
     model = experiment.arm(job.arm).build(job.seed).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=job.rate, momentum=experiment.momentum, fused=True)

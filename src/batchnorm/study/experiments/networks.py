@@ -1,4 +1,4 @@
-"""The networks that the experiments train, and the claims that several of them make."""
+"""The networks that the experiments train."""
 
 from typing import Literal
 
@@ -6,13 +6,9 @@ import torch
 from torch import nn
 
 from batchnorm import BatchNorm2d
-from batchnorm.study import measure
 from batchnorm.study.data import CLASSES
-from batchnorm.study.experiment import Claim
-from batchnorm.study.verdict import Greater
 
 Init = Literal["he", "default"]
-TARGET = 0.75
 WIDTHS = (8, 8, 16, 16, 32, 32)
 
 
@@ -46,45 +42,3 @@ def convolutional(seed: int, *, batch_norm: bool, init: Init) -> nn.Module:
     torch.manual_seed(1000 * seed + len(WIDTHS))
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES)]
     return nn.Sequential(*layers)
-
-
-# the smallest effects were fixed before the first run of this code: see docs/studies/first.md for where they
-# come from
-CLAIMS = (
-    Claim(
-        name="steps",
-        label=f"fewer steps to {TARGET:.0%}",
-        sentence=f"Batch normalization reaches {TARGET:.0%} test accuracy in fewer steps.",
-        measure=measure.fewer_steps,
-        rule=Greater(2.0, ratio=True),
-        unit="×",
-    ),
-    Claim(
-        name="time",
-        label=f"less process time to {TARGET:.0%}",
-        sentence=f"Batch normalization reaches {TARGET:.0%} test accuracy in less process time.",
-        measure=measure.less_time,
-        rule=Greater(1.5, ratio=True),
-        unit="×",
-    ),
-    Claim(
-        name="accuracy",
-        label="higher final accuracy",
-        sentence="Batch normalization has the higher test accuracy at the end of the budget.",
-        measure=measure.more_accurate,
-        rule=Greater(1.0),
-        unit=" points",
-    ),
-    Claim(
-        name="rates",
-        label="higher rates that train",
-        sentence="Batch normalization still trains at higher learning rates.",
-        measure=measure.higher_rate,
-        # neighbouring rates of the grid differ by a factor of two
-        rule=Greater(2.0, ratio=True, resolution=2.0),
-        unit="×",
-        stage="sweep",
-    ),
-)
-RATES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
-FIGURES = ("accuracy_by_step", "accuracy_by_time", "accuracy_by_rate", "ratio_by_target")
