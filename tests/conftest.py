@@ -3,6 +3,7 @@
 Test modules that have a small and a full list of cases ask `support.options.full_product()` while they are collected.
 """
 
+import ctypes
 import os
 from collections import Counter
 
@@ -83,18 +84,22 @@ def same_state_before_and_after():
 
 @pytest.fixture(autouse=True)
 def nan_filled_allocations(request):
-    """Fill what `torch.empty` and its relatives return with NaN (integers: the greatest), as torch itself can do.
+    """Fill fresh memory with ones in every bit, which is NaN in every floating type: an unwritten element shows.
 
-    The fill sits in ATen's `empty`, `empty_strided` and `resize_`, which all of Python's ways lead to and LibTorch's
-    stable ABI too, so the C++ kernels' outputs are filled as well. Memory that C++ takes by other ways is not.
+    The C library does it, in malloc, so it reaches every tensor, whoever allocates it: `torch.empty` and its relatives,
+    torch's operators, and the C++ kernels. torch's own `fill_uninitialized_memory` would not do: the allocations of
+    C++ extensions pass it by, and it is part of deterministic mode, which changes what torch computes with.
     """
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    torch.use_deterministic_algorithms("as_allocated" not in request.fixturenames, warn_only=True)
+    fill_fresh_memory("as_allocated" not in request.fixturenames)
     yield
-    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    fill_fresh_memory(False)
+
+
+def fill_fresh_memory(on):
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        # glibc's M_PERTURB fills with the complement of the low byte; 0 as a whole would turn it off.
+        mallopt(-6, 0x100 if on else 0)
 
 
 @pytest.fixture
