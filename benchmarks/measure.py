@@ -73,7 +73,9 @@ class Results:
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # One line a case: short enough to commit, and a change of one case is a change of one line.
-        parts = {key: json.dumps(value, ensure_ascii=False) for key, value in vars(self).items() if key != "cases"}
+        parts = {
+            key: json.dumps(value, ensure_ascii=False) for key, value in vars(self).items() if key != "cases"
+        }
         cases = ",\n  ".join(
             f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(case, ensure_ascii=False)}"
             for name, case in self.cases.items()
@@ -165,4 +167,6 @@ def show(name: str, result: Race, took: float) -> None:
     """One line a case while it runs: how many times longer the first contender takes than each other one."""
     first, *others = result.names
     ratios = "  ".join(f"{other} {factor(result.ratio(first, other))}" for other in others)
-    print(f"{name}: {first} {result.seconds(first).median * 1e3:.3g} ms | {ratios}  [{took:.0f} s]", flush=True)
+    print(
+        f"{name}: {first} {result.seconds(first).median * 1e3:.3g} ms | {ratios}  [{took:.0f} s]", flush=True
+    )

@@ -58,7 +58,9 @@ def on_threads(problem: Problem) -> Sequence[Contender]:
     ]
 
 
-def _make(build: Callable[[Problem], Sequence[Contender]], problem: Problem) -> Callable[[], Sequence[Contender]]:
+def _make(
+    build: Callable[[Problem], Sequence[Contender]], problem: Problem
+) -> Callable[[], Sequence[Contender]]:
     return lambda: build(problem)
 
 

@@ -20,9 +20,9 @@ class TorchNorm(nn.Module):
     def __init__(self, channels: int, activation: str | None = "relu") -> None:
         super().__init__()
         self.layer = nn.BatchNorm2d(channels)
-        self.activation = {"relu": nn.ReLU, "relu6": nn.ReLU6, None: lambda inplace: nn.Identity()}[activation](
-            inplace=True
-        )
+        self.activation = {"relu": nn.ReLU, "relu6": nn.ReLU6, None: lambda inplace: nn.Identity()}[
+            activation
+        ](inplace=True)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = self.layer(x)
@@ -97,7 +97,9 @@ class InvertedResidual(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, expand: int, norm: Norm) -> None:
         super().__init__()
         wide = inputs * expand
-        self.expand = nn.Sequential(conv(inputs, wide, 1), norm(wide, "relu6")) if expand > 1 else nn.Identity()
+        self.expand = (
+            nn.Sequential(conv(inputs, wide, 1), norm(wide, "relu6")) if expand > 1 else nn.Identity()
+        )
         self.depthwise = nn.Sequential(conv(wide, wide, 3, stride, groups=wide), norm(wide, "relu6"))
         self.project, self.norm = conv(wide, outputs, 1), norm(outputs, None)
         self.residual = stride == 1 and inputs == outputs
@@ -111,7 +113,15 @@ def mobilenet(norm: Norm, classes: int = 100) -> nn.Module:
     """Sandler et al. 2018, MobileNetV2 at width 1."""
     layers: list[nn.Module] = [conv(3, 32, 3, 2), norm(32, "relu6")]
     inputs = 32
-    rows = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    rows = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
     for expand, outputs, repeats, stride in rows:
         for repeat in range(repeats):
             layers.append(InvertedResidual(inputs, outputs, 1 if repeat else stride, expand, norm))

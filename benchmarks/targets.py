@@ -1,11 +1,12 @@
 """Judges the targets of targets.toml from the JSON of the scripts: met, missed or not measured, with the number."""
 
 import importlib
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+
+import tomllib
 
 from batchnorm.bench.contenders import AGAIN, COMPILED, MASK_FREE, OURS, TORCH
 from batchnorm.bench.race import Race, Spread
@@ -127,7 +128,9 @@ def _judge(target: Target, results: Results | None) -> Judged:
         metric, least = target.where
         found = METRICS[metric].of(race)
         if found is None or found.median < least:
-            remark = f"{metric}: " + ("not measured" if found is None else f"{found.median:.2f}, below {least:g}")
+            remark = f"{metric}: " + (
+                "not measured" if found is None else f"{found.median:.2f}, below {least:g}"
+            )
             return Judged(target, Verdict.DOES_NOT_APPLY, value, noise, remark)
     met = _met(target, value.median, noise)
     return Judged(target, Verdict.MET if met else Verdict.MISSED, value, noise)
