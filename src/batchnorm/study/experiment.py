@@ -112,7 +112,7 @@ class Experiment:
 
 
 # sweep and judged runs never share a seed: the best of a sweep is partly luck, a fresh seed is not
-FIRST_SWEEP_SEED = 1000
+FIRST_SWEEP_SEED = 2000
 
 
 @dataclass(frozen=True, order=True)

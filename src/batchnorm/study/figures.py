@@ -100,7 +100,6 @@ def accuracy_by_time(axes: Axes, experiment: Experiment, runs: Runs) -> None:
 def accuracy_by_rate(axes: Axes, experiment: Experiment, runs: Runs) -> None:
     """Validation accuracy against the learning rate: the sweep that chose the rates, a dot a seed."""
     axes.set_xscale("log")
-    highest: dict[str, float] = {}
     for arm, colour in _arms(experiment):
         found = runs.select(experiment.name, "sweep", arm.name)
         axes.scatter(
@@ -115,20 +114,15 @@ def accuracy_by_rate(axes: Axes, experiment: Experiment, runs: Runs) -> None:
         axes.plot(list(means), list(means.values()), color=colour, lw=2.4)
         chosen = measure.chosen_rate(experiment, runs, arm.name)
         axes.plot([chosen], [means[chosen]], "o", ms=9, mfc="none", mec=colour, mew=1.8)
-        trained = [rate for rate, mean in means.items() if mean >= measure.TRAINS]
-        if trained:
-            highest[arm.name] = max(trained)
     _label_sweep(axes, experiment, runs)
     axes.axhline(measure.TRAINS, color=MUTED, lw=0.9, ls=(0, (2, 3)))
     axes.text(experiment.rates[0], measure.TRAINS + 0.015, "trains", color=MUTED, fontsize=8.5)
-    if len(highest) == len(experiment.arms):
-        low, high = (highest[arm.name] for arm in experiment.arms)
-        if high > low:
-            arrow = {"arrowstyle": "->", "color": INK, "lw": 1.4, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", xy=(high, 0.94), xytext=(low, 0.94), arrowprops=arrow)
-            axes.text(
-                math.sqrt(low * high), 0.955, f"{high / low:g}×", ha="center", fontweight="bold", fontsize=11
-            )
+    low, high = (measure.typical_highest_rate(experiment, runs, arm.name) for arm in experiment.arms)
+    if low and high and high > low:
+        arrow = {"arrowstyle": "->", "color": INK, "lw": 1.4, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", xy=(high, 0.94), xytext=(low, 0.94), arrowprops=arrow)
+        text = f"highest rate that trains: {high / low:.2g}×"
+        axes.text(math.sqrt(low * high), 0.955, text, ha="center", fontweight="bold")
     axes.set_ylim(0, 1.04)
     axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.xaxis.set_major_locator(FixedLocator(list(experiment.rates)))

@@ -7,7 +7,7 @@ import itertools
 import statistics
 from collections.abc import Callable, Sequence
 
-from batchnorm.study.experiment import FIRST_SWEEP_SEED, Claim, Experiment
+from batchnorm.study.experiment import Claim, Experiment, Stage
 from batchnorm.study.records import Point, Run, Runs
 from batchnorm.study.verdict import Bound, Effect, Verdict
 
@@ -108,12 +108,19 @@ def highest_rate_that_trains(experiment: Experiment, runs: Runs, arm: str, seed:
     return max(rates, default=None)
 
 
-def seeds_of(experiment: Experiment, claim: Claim, runs: Runs) -> list[int]:
-    """Return the seeds on which a claim is measured: those with every run that it needs."""
-    if claim.stage == "sweep":
-        return list(range(FIRST_SWEEP_SEED, FIRST_SWEEP_SEED + experiment.sweep_seeds))
+def typical_highest_rate(experiment: Experiment, runs: Runs, arm: str) -> float | None:
+    """Return the geometric mean of the seeds' highest rates that train; None if a seed trained at none."""
+    rates = [
+        highest_rate_that_trains(experiment, runs, arm, seed) for seed in seeds_of(experiment, "sweep", runs)
+    ]
+    found = [rate for rate in rates if rate is not None]
+    return statistics.geometric_mean(found) if len(found) == len(rates) else None
+
+
+def seeds_of(experiment: Experiment, stage: Stage, runs: Runs) -> list[int]:
+    """Return the seeds that both arms have in a stage."""
     seeds = [
-        {run.job.seed for run in runs.select(experiment.name, "confirm", arm.name)} for arm in experiment.arms
+        {run.job.seed for run in runs.select(experiment.name, stage, arm.name)} for arm in experiment.arms
     ]
     return sorted(seeds[0] & seeds[1])
 
@@ -121,5 +128,5 @@ def seeds_of(experiment: Experiment, claim: Claim, runs: Runs) -> list[int]:
 def judge(experiment: Experiment, claim: Claim, runs: Runs) -> Verdict:
     """Return the verdict on one claim."""
     return claim.rule.judge(
-        [claim.measure(experiment, runs, seed) for seed in seeds_of(experiment, claim, runs)]
+        [claim.measure(experiment, runs, seed) for seed in seeds_of(experiment, claim.stage, runs)]
     )

@@ -71,10 +71,11 @@ def rows(study: Study) -> list[Row]:
 
 
 def experiments(study: Study) -> list[Experiment]:
-    """Return the experiments of a study, with the steps and seeds that it was run with."""
+    """Return the experiments of a study, with the numbers that it was run with."""
     declared: Mapping[str, Any] = study.header["settings"]["experiments"]
+    numbers = ("sweep_seeds", "seeds", "steps", "evaluate_every", "batch_size", "momentum", "target")
     return [
-        replace(registry.get(name), steps=values["steps"], seeds=values["seeds"])
+        replace(registry.get(name), rates=tuple(values["rates"]), **{key: values[key] for key in numbers})
         for name, values in declared.items()
     ]
 

@@ -60,10 +60,11 @@ def headline(experiment: Experiment, runs: Runs) -> str:
         f"After {experiment.steps} steps the network gets {with_:.1%} of the test images right with batch norm and "
         f"{without:.1%} without"
     )
-    means = [measure.mean_validation(experiment, runs, arm.name) for arm in experiment.arms]
-    highest = [max((r for r, m in mean.items() if m >= measure.TRAINS), default=None) for mean in means]
-    if highest[0] and highest[1]:
-        text += f". It trains at learning rates up to {highest[1]:g} with, and up to {highest[0]:g} without"
-    elif highest[1]:
-        text += f". Without it no learning rate of the grid trains, with it rates up to {highest[1]:g} do"
-    return text + "."
+    highest = [measure.typical_highest_rate(experiment, runs, arm.name) for arm in experiment.arms]
+    rates = [
+        "at no learning rate of the grid on every seed"
+        if rate is None
+        else f"at learning rates up to {rate:.2g}"
+        for rate in highest
+    ]
+    return f"{text}. It trains {rates[1]} with, and {rates[0]} without."
