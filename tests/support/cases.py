@@ -115,7 +115,7 @@ class Tensors:
         return {name: t for name, t in named.items() if t is not None}
 
 
-class _NoSuchInput(Exception):
+class NoFairInput(Exception):
     """Some pre-activations stay near a jump."""
 
 
@@ -124,9 +124,9 @@ def make(seed: int = 0, **options: object) -> Tensors:
     for attempt in range(20):
         try:
             return _make(torch.Generator().manual_seed(1000 * seed + attempt), **options)
-        except _NoSuchInput:
+        except NoFairInput:
             continue
-    raise RuntimeError(f"no input without pre-activations near a jump was found for {options}")
+    raise NoFairInput(f"no input without pre-activations near a jump was found for {options}")
 
 
 def _make(
@@ -221,4 +221,4 @@ def _away_from_kinks(
             step = step if weight is None else step / weight.double().abs().view(column).clamp(min=0.2)
             step = torch.maximum(step, 2 * torch.finfo(x.dtype).eps * x.double().abs())
             x = torch.where(near, x + step, x).to(x.dtype)
-    raise _NoSuchInput
+    raise NoFairInput

@@ -44,15 +44,16 @@ def wide(t: Tensor | None) -> Tensor | None:
 
 @dataclass
 class Truth:
-    """Output, pre-activation, statistics; after `backward`: gradients, and the magnitude of the terms they sum."""
+    """Output, pre-activation, normalised input, statistics, 1/√(var + eps), and the gradients by name."""
 
     y: Tensor
     z: Tensor
+    standard: Tensor
     mean: Tensor
     unbiased: Tensor
+    inverse: Tensor
     magnitude: Tensor  # of the values, a channel
     gradients: dict[str, Tensor] = field(default_factory=dict)
-    scales: dict[str, Tensor] = field(default_factory=dict)
 
 
 def batch_norm(
@@ -73,7 +74,6 @@ def batch_norm(
     dims = [0, *range(2, x.dim())]
     column = [1, -1] + [1] * (x.dim() - 2)
     n = x.numel() // max(x.size(1), 1)
-    statistics_depend_on_x = mean is None
     if mean is None:
         mean = x.mean(dims)
         deviation = x - mean.view(column)
@@ -92,20 +92,10 @@ def batch_norm(
     z = z if residual is None else z + residual
     z.retain_grad()
     y = activate(activation, z)
-    truth = Truth(y.detach(), z.detach(), mean.detach(), unbiased.detach(), magnitude)
+    truth = Truth(
+        y.detach(), z.detach(), standard.detach(), mean.detach(), unbiased.detach(), inverse.detach(), magnitude
+    )
     if dy is not None:
         y.backward(wide(dy))
         truth.gradients = {name: leaf.grad for name, leaf in leaves.items()}
-        d, standard = wide(dy).abs(), standard.detach().abs()
-        scale = (inverse if weight is None else inverse * weight).detach().abs().view(column)
-        terms = scale * d
-        if statistics_depend_on_x and n:
-            means = [(t.sum(dims) / n).view(column) for t in (d, d * standard)]
-            terms = terms + scale * (means[0] + standard * means[1])
-        # Of the sums: what random rounding of each term, in the derivative of the activation too, adds up to.
-        truth.scales = {
-            "x": terms.amax(dims) if n else torch.zeros_like(inverse),
-            "weight": (d * standard).square().sum(dims).sqrt(),
-            "bias": d.square().sum(dims).sqrt(),
-        }
     return truth
