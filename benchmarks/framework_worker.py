@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.onednn import run_onednn
+
 Step = Callable[[], list[np.ndarray]]
 EPS, MOMENTUM = 1e-5, 0.1
 
@@ -171,6 +173,7 @@ FRAMEWORKS = {
     "JAX": run_jax,
     "flax": run_jax,
     "TensorFlow": run_tensorflow,
+    "oneDNN": run_onednn,
 }
 
 

@@ -5,6 +5,7 @@ some of them keep a pool of their own. What is not installed is skipped and name
 an environment that has them (default: this one); torch and batchnorm run in this one.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -19,8 +20,8 @@ import torch
 from batchnorm.bench.conditions import conditions, load
 from batchnorm.bench.contenders import AGAIN, COMPILED, LAYOUTS, OURS, TORCH, Inputs, Problem
 from batchnorm.bench.race import Contender, DifferenceError, Race, check_same
-from benchmarks.measure import Case, Results, environment, folder, options, record, show, title
-from benchmarks.onednn import build_onednn
+from benchmarks.measure import MEMORY, Case, Results, environment, folder, options, record, show, title
+from benchmarks.onednn import LIBRARY, compile_step
 from benchmarks.shapes import LARGE
 from benchmarks.targets import ONEDNN
 
@@ -32,17 +33,24 @@ ROUNDS, SECONDS = 7, 0.15
 class Worker:
     """A process that runs one framework."""
 
-    def __init__(self, name: str, command: Sequence[str]) -> None:
+    def __init__(self, name: str, python: str, threads: int, **variables: str) -> None:
         self.name = name
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment("recycled")
+            [python, "-m", "benchmarks.framework_worker", name, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**environment("recycled"), **variables},
         )
         answer = self._read()
         self.missing: str | None = answer.get("missing")
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return {"missing": "its process ended"}
         return self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -50,30 +58,33 @@ class Worker:
         return json.loads(line) if line else {"missing": "its process ended"}
 
     def stop(self) -> None:
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 
-def start(python: str, threads: int) -> tuple[list[Worker], dict[str, str]]:
+def start(python: str, threads: int, scratch: Path) -> tuple[list[Worker], dict[str, str]]:
     """The workers that could start, and why the others could not."""
+    prefix = subprocess.run(
+        [python, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, check=True
+    )
+    onednn = compile_step(Path(prefix.stdout.strip()), scratch)
     workers, skipped = [], {}
-    for name in (*HERE, *ELSEWHERE):
-        interpreter = sys.executable if name in HERE else python
-        worker = Worker(name, [interpreter, "-m", "benchmarks.framework_worker", name, str(threads)])
+    for name in (*HERE, *ELSEWHERE, ONEDNN):
+        if name == ONEDNN and isinstance(onednn, str):
+            skipped[name] = onednn
+            continue
+        interpreter = sys.executable if name in (*HERE, ONEDNN) else python
+        worker = Worker(name, interpreter, threads, **{LIBRARY: str(onednn)})
         if worker.missing is None:
             workers.append(worker)
         else:
             skipped[name] = worker.missing
-    program = build_onednn(python)
-    if isinstance(program, str):
-        skipped[ONEDNN] = program
-    else:
-        workers.append(Worker(ONEDNN, [*program, str(threads)]))
     return workers, skipped
 
 
 def compare(workers: Sequence[Worker], problem: Problem, scratch: Path) -> list[Worker]:
-    """Give every worker the same inputs; those that compute the same remain. oneDNN's program compares itself."""
+    """Give every worker the same inputs; those that compute the same remain."""
     inputs = Inputs.of(problem)
     named = {"x": inputs.x, "dy": inputs.dy, "scale": inputs.weight, "shift": inputs.bias}
     np.savez(scratch / "in.npz", **{n: t.detach().contiguous().numpy() for n, t in named.items()})
@@ -116,13 +127,16 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="interpreter that has JAX, flax, TensorFlow")
     arguments = parser.parse_args()
     path = folder(arguments) / "frameworks.json"
-    results = Results("frameworks", {"recycled": {**conditions(), "memory": "recycled"}})
-    workers, missing = start(arguments.python, arguments.threads)
-    for name, reason in missing.items():
-        print(f"{name}: skipped, {reason}", flush=True)
-    results.skipped = dict(missing)
+    results = Results(
+        "frameworks",
+        {"recycled": {**conditions(), "memory": "recycled", "memory_variables": MEMORY["recycled"]}},
+    )
     problems = [Problem(s, "relu", False, layout) for s in LARGE[:3] for layout in LAYOUTS]
     with tempfile.TemporaryDirectory() as scratch:
+        workers, missing = start(arguments.python, arguments.threads, Path(scratch))
+        for name, reason in missing.items():
+            print(f"{name}: skipped, {reason}", flush=True)
+        results.skipped = dict(missing)
         for problem in problems[2:4] if arguments.quick else problems:
             before = load()
             racers = compare(workers, problem, Path(scratch))
