@@ -42,7 +42,8 @@ def study_directory(tmp_path_factory):
     store = Store(out / "records.jsonl")
     header = conditions.header(plan, data.load())
     header["environment"].update(processor="A <fast> processor", torch="0.0")
-    store.open(header, {**conditions.session(2), "started": "2000-01-01T00:00:00+00:00", "cores": 2})
+    store.open(header)
+    store.start({**conditions.session(2), "started": "2000-01-01T00:00:00+00:00", "cores": 2})
     judged = [job for e in EXPERIMENTS for job in plan.confirm(e, (0.1, 0.2))]
     for job in (*plan.sweep(), *judged):
         run = made_up(job, 300)

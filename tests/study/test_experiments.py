@@ -39,8 +39,8 @@ def test_the_declared_rules_are_literal():
 
 
 def test_the_seeds_that_are_judged_chose_no_rate():
-    plan = Plan(EXPERIMENTS, seeds=500)
-    judged = {job.seed for e in EXPERIMENTS for job in plan.confirm(e, [0.1, 0.2])}
+    plan = Plan.of(EXPERIMENTS, seeds=500)
+    judged = {job.seed for e in plan.experiments for job in plan.confirm(e, [0.1, 0.2])}
     assert judged == set(range(500))
     assert not judged & {job.seed for job in plan.sweep()}
     assert max(judged) < FIRST_SWEEP_SEED
@@ -69,3 +69,11 @@ def test_names_choose_experiments():
     assert [e.name for e in choose(["default-init"])] == ["default-init"]
     with pytest.raises(StudyError, match="--only must name one of he-init, default-init; got nothing"):
         choose(["nothing"])
+
+
+def test_the_users_numbers_replace_the_declared_ones():
+    plan = Plan.of(EXPERIMENTS, steps=7, seeds=4)
+    assert {(e.steps, e.seeds) for e in plan.experiments} == {(7, 4)}
+    assert Plan.of(EXPERIMENTS).experiments == EXPERIMENTS
+    jobs = [*plan.sweep(), *(job for e in plan.experiments for job in plan.confirm(e, (0.1, 0.2)))]
+    assert plan.total_steps() == sum(map(plan.steps, jobs)) == 7 * len(jobs)

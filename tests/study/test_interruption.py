@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -131,4 +132,28 @@ def test_a_study_stopped_by_ctrl_c_and_by_a_kill_goes_on_where_it_was(tmp_path, 
     assert set(Counter(jobs(out)).values()) == {1}
     assert len(jobs(out)) == RUNS
     assert str(out / "report.html") in output
-    assert (out / "report.html").read_text().startswith("<!doctype html>")
+    page = (out / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+
+    # once more, with nothing left to do: the report is drawn again, and is the same
+    complete = (out / "records.jsonl").read_bytes()
+    process = started(out)
+    finish(process)
+    assert process.returncode == 0
+    assert (out / "records.jsonl").read_bytes() == complete
+    assert (out / "report.html").read_text() == page
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_one_clear_error(tmp_path, started):
+    process = started(tmp_path, "--workers", "3")
+    wait_for(lambda: len(jobs(tmp_path)) >= 4, "the fourth run", process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [pid for pid in children if b"popen_loky" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(workers) == 3
+    os.kill(int(workers[0]), signal.SIGKILL)
+    output = finish(process)
+    assert process.returncode == 2
+    assert "A worker process was ended from outside" in output.replace("\n", " ")
+    assert "Traceback" not in output
+    assert len(jobs(tmp_path)) >= 4

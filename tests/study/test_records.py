@@ -21,7 +21,8 @@ def path(tmp_path):
 
 def write(path, *runs, header=HEADER):
     store = Store(path)
-    study = store.open(header, {"workers": 2})
+    study = store.open(header)
+    store.start({"workers": 2})
     for each in runs:
         store.add(each)
     store.close()
@@ -94,6 +95,18 @@ def test_another_file_is_refused(path):
     path.write_text('{"kind": "header", "format": 99}\n')
     with pytest.raises(RecordsError, match="not a records file of format 1"):
         read(path)
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_what_was_written(path):
+    write(path, run(0))
+    full = Store(path)
+    full.open(HEADER)
+    full.close()
+    full._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115, PTH123
+    with pytest.raises(RecordsError, match=r"Cannot write to .*No space left.*give the same command again"):
+        full.add(run(1))
+    full.close()
+    assert read(path).runs.jobs() == [run(0).job]
 
 
 def test_a_missing_file_says_which_command_writes_it(tmp_path):

@@ -46,7 +46,7 @@ def command(
     from batchnorm.study.experiment import Plan
 
     console = Console(highlight=False)
-    plan = Plan(registry.choose(only or ()), steps=steps, seeds=seeds, device=device)
+    plan = Plan.of(registry.choose(only or ()), steps=steps, seeds=seeds, device=device)
     try:
         with display.progress(console) as progress:
             runner.run_plan(

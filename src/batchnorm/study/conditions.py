@@ -21,7 +21,7 @@ def header(plan: Plan, images: Images) -> dict[str, Any]:
             "device": plan.device,
             "data": images.describe(),
             "data_fingerprint": images.fingerprint,
-            "experiments": {experiment.name: declared(experiment, plan) for experiment in plan.experiments},
+            "experiments": {experiment.name: declared(experiment) for experiment in plan.experiments},
         },
         "environment": {
             "torch": torch.__version__,
@@ -33,14 +33,14 @@ def header(plan: Plan, images: Images) -> dict[str, Any]:
     }
 
 
-def declared(experiment: Experiment, plan: Plan) -> dict[str, Any]:
-    """Return the declaration of an experiment as plain values, with the numbers that the user set."""
+def declared(experiment: Experiment) -> dict[str, Any]:
+    """Return the declaration of an experiment as plain values."""
     return {
         "condition": experiment.condition,
         "rates": list(experiment.rates),
         "sweep_seeds": experiment.sweep_seeds,
-        "seeds": plan.seeds_of(experiment),
-        "steps": plan.steps_of(experiment),
+        "seeds": experiment.seeds,
+        "steps": experiment.steps,
         "evaluate_every": experiment.evaluate_every,
         "batch_size": experiment.batch_size,
         "momentum": experiment.momentum,

@@ -1,7 +1,7 @@
 """What an experiment declares; all of it is data. Training is in `train.py`, measuring in `measure.py`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -128,20 +128,31 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The experiments of one study with the numbers that the user may set."""
+    """The experiments of one study, with the numbers that the user has set, and where they run."""
 
     experiments: tuple[Experiment, ...]
-    steps: int | None = None
-    seeds: int | None = None
     device: str = "cpu"
 
-    def steps_of(self, experiment: Experiment) -> int:
-        """Return the number of steps of every run."""
-        return experiment.steps if self.steps is None else self.steps
+    @classmethod
+    def of(
+        cls,
+        experiments: Sequence[Experiment],
+        *,
+        steps: int | None = None,
+        seeds: int | None = None,
+        device: str = "cpu",
+    ) -> "Plan":
+        """Return the plan of `experiments` with other steps and judged seeds, where these are given."""
+        given = {key: value for key, value in (("steps", steps), ("seeds", seeds)) if value is not None}
+        return cls(tuple(replace(experiment, **given) for experiment in experiments), device)
 
-    def seeds_of(self, experiment: Experiment) -> int:
-        """Return the number of judged seeds."""
-        return experiment.seeds if self.seeds is None else self.seeds
+    def steps(self, job: Job) -> int:
+        """Return the number of steps of one job."""
+        return next(experiment.steps for experiment in self.experiments if experiment.name == job.experiment)
+
+    def total_steps(self) -> int:
+        """Return the number of steps of all jobs."""
+        return sum(e.steps * len(e.arms) * (len(e.rates) * e.sweep_seeds + e.seeds) for e in self.experiments)
 
     def sweep(self) -> list[Job]:
         """Return the runs that choose the rates."""
@@ -157,6 +168,6 @@ class Plan:
         """Return the judged runs of one experiment, at the chosen rate of each arm."""
         return [
             Job(experiment.name, "confirm", arm.name, rate, seed)
-            for seed in range(self.seeds_of(experiment))
+            for seed in range(experiment.seeds)
             for arm, rate in zip(experiment.arms, rates, strict=True)
         ]

@@ -1,8 +1,9 @@
 """The records of a study: JSON lines, one a finished run, that survive a kill at any moment.
 
 The first line is the header with everything that the numbers depend on; a study goes on only under the same
-header. Each start adds a `session` line, each finished run a `run` line, flushed to the disk before the next
-one counts as done. A last line that was cut while it was written is dropped on the next start.
+header. Each start that makes runs adds a `session` line, each finished run a `run` line, flushed to the disk
+before the next one counts as done. A last line that was cut while it was written is dropped on the next
+start.
 """
 
 import dataclasses
@@ -77,9 +78,9 @@ class Runs:
         """Add one finished run."""
         self._by_job[run.job] = run
 
-    def get(self, job: Job) -> Run:
-        """Return the run of `job`."""
-        return self._by_job[job]
+    def jobs(self) -> list[Job]:
+        """Return the jobs that are done."""
+        return list(self._by_job)
 
     def select(self, experiment: str, stage: str, arm: str | None = None) -> list[Run]:
         """Return the runs of one stage of an experiment, in a fixed order."""
@@ -107,8 +108,8 @@ class Store:
         self.path = path
         self._file: BinaryIO | None = None
 
-    def open(self, header: Mapping[str, Any], session: Mapping[str, Any]) -> Study:
-        """Start a records file, or go on with one that has the same header.
+    def open(self, header: Mapping[str, Any]) -> Study:
+        """Start a records file, or go on with one that has the same header; return what it holds.
 
         Raises:
             RecordsError: the file was made with another header, or is damaged before its last line.
@@ -130,8 +131,11 @@ class Store:
         self._file = self.path.open("ab")
         if not complete:
             self._append(wanted)
-        self._append({"kind": "session", **session})
         return parse(self.path.read_bytes(), self.path)
+
+    def start(self, session: Mapping[str, Any]) -> None:
+        """Note that runs are about to be made, and under which conditions."""
+        self._append({"kind": "session", **session})
 
     def add(self, run: Run) -> None:
         """Append one finished run and wait until it is on the disk."""
@@ -146,9 +150,15 @@ class Store:
     def _append(self, line: Mapping[str, Any]) -> None:
         if self._file is None:
             raise RecordsError(f"{self.path} is not open.")
-        self._file.write(_dumps(line).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.write(_dumps(line).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise RecordsError(
+                f"Cannot write to {self.path}: {error.strerror}. What was written before is kept; "
+                f"make room and give the same command again."
+            ) from error
 
 
 def read(path: Path) -> Study:

@@ -16,6 +16,7 @@ from typing import Any, cast
 import filelock
 import joblib
 import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from batchnorm.study import conditions, data, measure, registry
 from batchnorm.study.errors import StudyError
@@ -48,64 +49,44 @@ def run_plan(
     check_device(plan.device)
     images = data.load(data_directory)
     store = Store(out / "records.jsonl")
-    with exclusive(out):
-        runs = store.open(conditions.header(plan, images), conditions.session(workers)).runs
-        try:
-            _run_all(plan, data_directory, workers, store, runs, progress)
-        finally:
-            store.close()
+    with exclusive(out), contextlib.closing(store):
+        runs = store.open(conditions.header(plan, images)).runs
+        done, total = sum(map(plan.steps, runs.jobs())), plan.total_steps()
+        progress(done, total)
+        started = False
+        for jobs in _stages(plan, runs):
+            missing = [job for job in jobs if job not in runs]
+            if missing and not started:
+                store.start(conditions.session(workers))
+                started = True
+            for run in execute(plan, missing, data_directory, workers):
+                store.add(run)
+                runs.add(run)
+                done += plan.steps(run.job)
+                progress(done, total)
 
 
-def _run_all(
-    plan: Plan,
-    data_directory: Path | None,
-    workers: int,
-    store: Store,
-    runs: Runs,
-    progress: Callable[[int, int], None],
-) -> None:
-    experiments = plan.experiments
-    steps = {experiment.name: plan.steps_of(experiment) for experiment in experiments}
-    total = sum(
-        steps[e.name] * len(e.arms) * (len(e.rates) * e.sweep_seeds + plan.seeds_of(e)) for e in experiments
-    )
-    sweep = plan.sweep()
-    done = sum(
-        steps[run.job.experiment]
-        for e in experiments
-        for s in ("sweep", "confirm")
-        for run in runs.select(e.name, s)
-    )
-    progress(done, total)
-
-    def finish(jobs: Sequence[Job]) -> None:
-        nonlocal done
-        missing = [job for job in jobs if job not in runs]
-        for run in execute(missing, steps, data_directory, plan.device, workers):
-            store.add(run)
-            runs.add(run)
-            done += steps[run.job.experiment]
-            progress(done, total)
-
-    finish(sweep)
-    finish(
-        [
-            job
-            for e in experiments
-            for job in plan.confirm(e, [measure.chosen_rate(e, runs, arm.name) for arm in e.arms])
-        ]
-    )
+def _stages(plan: Plan, runs: Runs) -> Iterator[list[Job]]:
+    """Yield the jobs of the sweep, then, once these are in `runs`, those at the rates that it chose."""
+    yield plan.sweep()
+    yield [
+        job
+        for e in plan.experiments
+        for job in plan.confirm(e, [measure.chosen_rate(e, runs, arm.name) for arm in e.arms])
+    ]
 
 
-def execute(
-    jobs: Sequence[Job], steps: dict[str, int], data_directory: Path | None, device: str, workers: int
-) -> Iterator[Run]:
-    """Yield each run as it finishes."""
+def execute(plan: Plan, jobs: Sequence[Job], data_directory: Path | None, workers: int) -> Iterator[Run]:
+    """Yield each run as it finishes.
+
+    Raises:
+        StudyError: a worker was ended from outside.
+    """
     if not jobs:
         return
     with _without_interrupts():
         parallel = joblib.Parallel(
-            n_jobs=workers,
+            n_jobs=min(workers, len(jobs)),
             backend="loky",
             inner_max_num_threads=1,
             return_as="generator_unordered",
@@ -114,10 +95,16 @@ def execute(
             pre_dispatch="2*n_jobs",
         )
         results = parallel(
-            joblib.delayed(_in_worker)(job, steps[job.experiment], data_directory, device, os.getpid())
+            joblib.delayed(_in_worker)(job, plan.steps(job), data_directory, plan.device, os.getpid())
             for job in jobs
         )
-    yield from cast("Iterator[Run]", results)
+    try:
+        yield from cast("Iterator[Run]", results)
+    except TerminatedWorkerError as error:
+        raise StudyError(
+            "A worker process was ended from outside, perhaps because memory ran out. Finished runs are kept; "
+            "give the same command again, with fewer --workers if memory is short."
+        ) from error
 
 
 @contextlib.contextmanager
