@@ -49,9 +49,10 @@ DTYPES: Final = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-# Of a whole result, by its norm. In 16 bits torch rounds between the layer, the sum and the activation, and a
-# fused pass does not: near the corner of a ReLU they disagree more often.
-_TOLERANCES: Final = {"float32": 1e-3, "float64": 1e-9, "bfloat16": 1e-1, "float16": 3e-2}
+# Of a whole result, by its norm. In float32 torch's own channels-last gradient is off by 3e-3 of its norm at
+# (64,64,56,56). In 16 bits torch rounds between the layer, the sum and the activation, and a fused pass does not: near
+# the corner of a ReLU they disagree more often.
+_TOLERANCES: Final = {"float32": 1e-2, "float64": 1e-9, "bfloat16": 1e-1, "float16": 3e-2}
 
 
 @dataclass(frozen=True)

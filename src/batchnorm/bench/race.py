@@ -102,7 +102,7 @@ def race(
     seconds: float = 2.0,
     rounds: tuple[int, int] = (7, 41),
     block: float = 5e-3,
-    tolerance: float | None = 1e-3,
+    tolerance: float | None = 1e-2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Race:
     """Time the contenders in turn, A B C A B C …, after a comparison of their results and one warm-up round.
