@@ -100,7 +100,8 @@ def compare(workers: Sequence[Worker], problem: Problem, scratch: Path) -> list[
             found[worker.name] = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays.values()]
         try:
             check_same(
-                [_as_contender(TORCH, found[TORCH]), _as_contender(worker.name, found[worker.name])], 1e-3
+                [_as_contender(TORCH, found[TORCH]), _as_contender(worker.name, found[worker.name])],
+                problem.tolerance,
             )
         except DifferenceError as error:
             print(f"{worker.name}: {error}", flush=True)
