@@ -49,7 +49,10 @@ KINDS = {
 def _model(**options):
     torch.manual_seed(1)
     return nn.Sequential(
-        nn.Linear(4, 6), bn.BatchNorm1d(6, activation="relu", **options), nn.Linear(6, 5), bn.BatchNorm1d(5, **options)
+        nn.Linear(4, 6),
+        bn.BatchNorm1d(6, activation="relu", **options),
+        nn.Linear(6, 5),
+        bn.BatchNorm1d(5, **options),
     ).double()
 
 

@@ -25,7 +25,11 @@ def _through_save(layer):
     return torch.load(file, weights_only=False)
 
 
-COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda layer: pickle.loads(pickle.dumps(layer)), "save": _through_save}
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda layer: pickle.loads(pickle.dumps(layer)),
+    "save": _through_save,
+}
 
 
 @pytest.mark.parametrize("how", COPIES)

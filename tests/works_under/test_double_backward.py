@@ -34,7 +34,11 @@ def _second_order(call, parameters, x, residual, power):
     first = torch.autograd.grad((y**power).sum(), leaves, create_graph=True)
     penalty = sum(g.square().sum() for g in first)
     second = torch.autograd.grad(penalty, leaves, allow_unused=True)
-    return penalty, first, [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(second, leaves, strict=True)]
+    return (
+        penalty,
+        first,
+        [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(second, leaves, strict=True)],
+    )
 
 
 @pytest.mark.parametrize(("activation", "residual", "training"), CASES, ids=str)

@@ -10,7 +10,12 @@ import batchnorm as bn
 # torch's own, at the first forward-mode derivative of a process.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 
-STATES = {"train": {}, "train, no statistics": {"track_running_stats": False}, "eval": {}, "train, momentum None": {"momentum": None}}
+STATES = {
+    "train": {},
+    "train, no statistics": {"track_running_stats": False},
+    "eval": {},
+    "train, momentum None": {"momentum": None},
+}
 
 
 def _layers(state, activation=None):
@@ -53,7 +58,9 @@ def _per_sample_grad(layer, x):
 
 TRANSFORMS = {
     "grad": lambda layer, x: grad(lambda t: layer(t).pow(3).sum())(x),
-    "grad of grad": lambda layer, x: grad(lambda t: grad(lambda s: layer(s).pow(3).sum())(t).square().sum())(x),
+    "grad of grad": lambda layer, x: grad(lambda t: grad(lambda s: layer(s).pow(3).sum())(t).square().sum())(
+        x
+    ),
     "vjp": lambda layer, x: vjp(layer, x)[1](torch.ones_like(x)),
     "jvp": _jvp,
     "vmap": lambda layer, x: vmap(layer)(torch.stack([x, x * 2])),
@@ -80,7 +87,9 @@ def test_same_result_or_an_error_where_torch_has_one(transform, state):
             torch.testing.assert_close(ours.state_dict()[key], value, msg=key)
     elif error is None:
         # More than torch: the result must then be that of the statistics-free layer.
-        torch.testing.assert_close(actual, TRANSFORMS[transform](_layers("train, no statistics")[1], x.clone()))
+        torch.testing.assert_close(
+            actual, TRANSFORMS[transform](_layers("train, no statistics")[1], x.clone())
+        )
     else:
         assert isinstance(error, type(torchs)), (error, torchs)
 
@@ -92,7 +101,9 @@ def test_with_an_activation(state, transform, activation):
     ours, theirs = _layers(state, activation)
     x = torch.randn(4, 3, dtype=torch.float64)
     follow = ours.activation
-    expected = TRANSFORMS[transform](nn.Sequential(theirs, {"relu": nn.ReLU(), "silu": nn.SiLU(), "gelu": nn.GELU()}[activation]), x)
+    expected = TRANSFORMS[transform](
+        nn.Sequential(theirs, {"relu": nn.ReLU(), "silu": nn.SiLU(), "gelu": nn.GELU()}[activation]), x
+    )
     torch.testing.assert_close(TRANSFORMS[transform](ours, x), expected)
     assert str(follow) == activation
 

@@ -22,6 +22,20 @@ def _same_layout(t: Tensor, x: Tensor) -> Tensor:
     return t if t.stride() == x.stride() else torch.empty_like(x).copy_(t)
 
 
+def _traced_layout(x: Tensor) -> torch.memory_format | None:
+    """The layout of the dense `x` as a value; None for 3-D channels-last, which torch has no name for."""
+    return None if x.dim() == 3 and shapes.is_channels_last(x) else shapes.memory_format(x)
+
+
+def _in_layout(t: Tensor, layout: torch.memory_format | None) -> Tensor:
+    # Dynamo knows no strides in a backward, and its method `contiguous` asks for them; the operator does not, and
+    # leaves a tensor as it is where nothing has to change.
+    contiguous = torch.ops.aten.contiguous.default
+    if layout is None:
+        return contiguous(t.movedim(1, -1)).movedim(-1, 1)
+    return contiguous(t, memory_format=layout)
+
+
 def run(
     x: Tensor,
     weight: Tensor | None,
@@ -38,7 +52,8 @@ def run(
     """
     x = shapes.to_dense(x)
     if residual is not None:
-        residual = _same_layout(residual, x)
+        # Dynamo refuses an autograd function that gets the same tensor twice.
+        residual = _same_layout(residual.view_as(x) if residual is x else residual, x)
     if torch.is_grad_enabled() and (
         x.requires_grad
         or (weight is not None and weight.requires_grad)
@@ -95,6 +110,7 @@ class BatchNormFunction(torch.autograd.Function):
             x, weight, bias, residual if keep_residual else None, mean, m2, bits if keep_bits else None
         )
         ctx.options = eps, activation, running_mean is None
+        ctx.layout = _traced_layout(x) if torch.compiler.is_compiling() else None
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(t for t in (count, mean, m2) if t is not None))
         return y, count, mean, m2
@@ -113,7 +129,7 @@ class BatchNormFunction(torch.autograd.Function):
         # Without an activation the residual's gradient is dy itself.
         separate = need_residual and activation.code != 0
         dx, dweight, dbias, dresidual = _ops.backward.default(
-            _same_layout(dy, x),
+            _in_layout(dy, ctx.layout) if torch.compiler.is_compiling() else _same_layout(dy, x),
             x,
             mean,
             m2,

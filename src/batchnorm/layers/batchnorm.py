@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from batchnorm.core.activation import NONE, Activation
 from batchnorm.core.errors import OptionError
@@ -28,6 +29,10 @@ __all__ = [
 ]
 
 
+def _add(y: Tensor, residual: Tensor | None) -> Tensor:
+    return y if residual is None else y + residual
+
+
 class Layer(Neighbours):
     """What all our layers share: the choices, and one forward. torch's layer comes after it in each class."""
 
@@ -44,6 +49,9 @@ class Layer(Neighbours):
         self.activation = Activation.of(activation)
         self.estimate = BatchThenRunning() if estimate is None else estimate
         self.update_statistics = update_statistics
+        # On the instance from the start: that they appear later would make torch.compile compile again.
+        self._held = 0
+        self._pending = None
         if not isinstance(self.estimate, Estimate):
             raise OptionError(f"estimate must be None or a value such as Frozen(); got {estimate!r}.")
         if not self.track_running_stats and not self.estimate.measures(training=True):
@@ -66,29 +74,45 @@ class Layer(Neighbours):
         if isinstance(input, fx.Proxy):
             return self._fx_leaf(input, residual)
         self._check_input_dim(input)
-        if plan.exporting():
-            return self._exported(input, residual)
         mean, var = self.running_mean, self.running_var
         if self.training and not self.track_running_stats:
             mean = var = None
         measures = self.estimate.measures(self.training) or (mean is None and var is None)
+        if plan.exporting():
+            return self._exported(input, residual, mean, var, measures)
         y, moments = normalise(
             input, mean, var, self.weight, self.bias, measures, self.eps, residual, self.activation
         )
-        if moments is not None and self.training and self.track_running_stats:
-            if self.update_statistics and not self._held:
-                commit(Running(mean, var, self.num_batches_tracked, self._pending), moments, self.momentum)
+        if moments is not None and self._updates():
+            commit(Running(mean, var, self.num_batches_tracked, self._pending), moments, self.momentum)
         return y
 
-    def _exported(self, input: Tensor, residual: Tensor | None) -> Tensor:
+    def _updates(self) -> bool:
+        """Whether statistics that a forward measures may reach the running ones."""
+        return self.training and self.track_running_stats and self.update_statistics and not self._held
+
+    def _exported(
+        self, input: Tensor, residual: Tensor | None, mean: Tensor | None, var: Tensor | None, measures: bool
+    ) -> Tensor:
         """The layer in torch's own operations."""
-        training = self.training
-        self.training = self.estimate.measures(training)
-        try:
-            y = nn.modules.batchnorm._BatchNorm.forward(self, input)
-        finally:
-            self.training = training
-        return self.activation(y if residual is None else y + residual)
+        momentum = self.momentum
+        if measures and not self._updates():
+            mean = var = None
+        if measures and mean is not None and var is not None and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if momentum is None:
+                return self.activation(_add(self._exported_average(input, mean, var), residual))
+        y = F.batch_norm(input, mean, var, self.weight, self.bias, measures, momentum or 0.0, self.eps)
+        return self.activation(_add(y, residual))
+
+    def _exported_average(self, input: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        # The share of this batch is a tensor, which torch's batch norm does not take as its momentum.
+        batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
+        y = F.batch_norm(input, batch_mean, batch_var, self.weight, self.bias, True, 1.0, self.eps)
+        share = self.num_batches_tracked.to(mean.dtype).reciprocal()
+        for running, batch in ((mean, batch_mean), (var, batch_var)):
+            running.add_((batch - running) * share)
+        return y
 
     def reset_running_stats(self) -> None:
         """Set mean 0, variance 1 and no batches; a frozen layer keeps its statistics and logs that it does.

@@ -74,10 +74,7 @@ class Neighbours(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy made inside hold_statistics or defer_statistics is not part of it.
-        state = self.__dict__.copy()
-        state.pop("_held", None)
-        state.pop("_pending", None)
-        return state
+        return {**self.__dict__, "_held": 0, "_pending": None}
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
