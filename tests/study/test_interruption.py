@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from batchnorm.study.registry import get
+
 pytestmark = [
     pytest.mark.dist,
     pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups"),
 ]
-RUNS = 3 * 9 * 2 + 2 * 3
+NAME = "default-init"
 
 
 def start(out, *extra):
@@ -25,7 +27,7 @@ def start(out, *extra):
         "batchnorm.cli",
         "study",
         "--only",
-        "he-init",
+        NAME,
         "--steps",
         "2",
         "--seeds",
@@ -90,6 +92,8 @@ def started():
 
 def test_a_study_stopped_by_ctrl_c_and_by_a_kill_goes_on_where_it_was(tmp_path, started):
     out = tmp_path / "study"
+    experiment = get(NAME)
+    runs = len(experiment.rates) * experiment.sweep_seeds * 2 + 3 * 2
 
     # Ctrl-C reaches the whole process group
     process = started(out)
@@ -101,7 +105,7 @@ def test_a_study_stopped_by_ctrl_c_and_by_a_kill_goes_on_where_it_was(tmp_path, 
     assert "Traceback" not in output
     first = (out / "records.jsonl").read_bytes()
     after_interrupt = jobs(out)
-    assert 4 <= len(after_interrupt) < RUNS
+    assert 4 <= len(after_interrupt) < runs
     assert first.endswith(b"\n")
 
     # a kill of the command alone: nobody can tell its workers, they have to notice
@@ -130,7 +134,7 @@ def test_a_study_stopped_by_ctrl_c_and_by_a_kill_goes_on_where_it_was(tmp_path, 
     assert (out / "records.jsonl").read_bytes().startswith(first)
     assert jobs(out)[: len(after_kill)] == after_kill
     assert set(Counter(jobs(out)).values()) == {1}
-    assert len(jobs(out)) == RUNS
+    assert len(jobs(out)) == runs
     assert str(out / "report.html") in output
     page = (out / "report.html").read_text()
     assert page.startswith("<!doctype html>")
