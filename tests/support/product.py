@@ -129,7 +129,10 @@ def check(case: dict[str, Any], backend: str, slack: float = 1.0) -> None:
         assert torch.equal(ours.num_batches_tracked, theirs.num_batches_tracked)
         want = expected if training else Expected(first.mean, first.var)
         assert_same(ours.running_mean, want.mean, theirs.running_mean, scale=magnitude, slack=slack, name="running_mean")
-        assert_same(ours.running_var, want.var, theirs.running_var, slack=slack, name="running_var")
+        # Twice: a sum of squares in float32 is itself some units off, and the update adds its rounding.
+        assert_same(
+            ours.running_var, want.var, theirs.running_var, scale=2 * want.var, slack=slack, name="running_var"
+        )
 
 
 def _set(layer: nn.Module, given: cases.Tensors, training: bool) -> None:

@@ -54,8 +54,10 @@ def scales(truth: Truth, given: Tensors, training: bool, separate: bool) -> dict
         dx = dx + gain * (total(d) * (term + slope) + standard.amax(dims) * total(d * standard) * (term + slope)) / n
     broadcast = given.residual is not None and given.residual.shape != x.shape
     bias = random(d) + total(d) * slope
+    # Twice: difference, scale, product and sum are four roundings.
+    values = 2 * truth.z.abs().amax(dims)
     return {
-        "y": (shared * weight + truth.z.abs().amax(dims) * term) / torch.finfo(x.dtype).eps,
+        "y": (shared * weight + values * term) / torch.finfo(x.dtype).eps,
         "x": dx / unit("x"),
         "weight": (random(d * standard) + total(d * (1 + standard)) * slope) / unit("weight"),
         "bias": bias / unit("bias"),

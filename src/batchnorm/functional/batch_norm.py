@@ -125,6 +125,8 @@ def normalise(
     """The output, and in training the batch's moments; writes nothing."""
     if training:
         _check_batch(x, eps)
+    elif eps < 0.0:
+        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
     if not plan.fits(x, residual):
         y, moments = normalise(x, running_mean, running_var, weight, bias, training, eps, None, Activation("none"))
         return activation(y + residual), moments
