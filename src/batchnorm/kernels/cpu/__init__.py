@@ -1,5 +1,6 @@
 """The CPU kernels: a small C++ library that is loaded on request, and a reason where it is not there."""
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import torch
 
 __all__ = ["configure", "isa", "isas", "load"]
 
-_LIBRARY = Path(__file__).with_name("_kernels.so")
+# The variable names another build, such as the one with sanitizers.
+_LIBRARY = Path(os.environ.get("BATCHNORM_LIBRARY") or Path(__file__).with_name("_kernels.so"))
 
 
 @cache

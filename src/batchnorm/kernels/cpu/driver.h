@@ -13,6 +13,7 @@
 
 constexpr int64_t kGrain = 32768;                 // elements below which a second thread does not pay
 constexpr int64_t kLaneBlock = 256, kPlaneBlock = 4096;  // most positions in a block
+constexpr int64_t kShortRows = 64;                // most samples in a block of planes: short rows all fall on the same few lanes
 constexpr int64_t kCacheBytes = 384 << 10;        // what a group of small channels may take of the second-level cache
 constexpr int64_t kLargeChannelBytes = 12 << 20;  // a channel that will have left every cache when the second pass comes
 
@@ -78,7 +79,8 @@ struct Blocks {
   std::vector<int64_t> first;       // the first block of each group
   Blocks(const Problem& p, const Groups& groups) : p(p), groups(groups), first(p.groups + 1, 0) {
     const int64_t size = p.lanes ? kLaneBlock : kPlaneBlock;
-    samples = p.L < size ? size / std::max<int64_t>(1, p.L) : 1;
+    const int64_t most = p.lanes ? kLaneBlock : kShortRows;
+    samples = p.L < size ? std::min(most, size / std::max<int64_t>(1, p.L)) : 1;
     parts = p.L > size ? ceil_div(p.L, size) : 1;
     part = parts > 1 ? size : p.L;
     for (int64_t g = 0; g < p.groups; g++)

@@ -368,10 +368,14 @@ template <class T> struct Table {
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 extern "C" const Kernels* JOIN(batchnorm_kernels_, ISA)(DType dtype) {
+#if defined(__AVX512BF16__)  // the only dtype that gains by it
+  return dtype == kBFloat16 ? &Table<bf16>::kernels : batchnorm_kernels_avx512(dtype);
+#else
   switch (dtype) {
     case kDouble: return &Table<double>::kernels;
     case kBFloat16: return &Table<bf16>::kernels;
     case kHalf: return &Table<f16>::kernels;
     default: return &Table<float>::kernels;
   }
+#endif
 }
