@@ -76,7 +76,7 @@ def main() -> int:
         console.print(f"{script}: {time.monotonic() - start:.0f} s")
     results = report.load(out)
     judged = list(targets.judge(targets.read(), results))
-    report.print_targets(console, judged)
+    report.print_targets(console, results, judged)
     for line in next((lines(c) for r in results.values() for c in r.conditions.values()), []):
         console.print(line, style="dim", markup=False)
     if "steps" in results or "recycled" in results:

@@ -12,7 +12,7 @@ from batchnorm.bench.conditions import lines
 from batchnorm.bench.race import Race, Spread
 from batchnorm.bench.table import duration, factor
 from benchmarks.measure import RESULTS, Results
-from benchmarks.targets import Judged, Verdict
+from benchmarks.targets import METRICS, Judged, Verdict
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 PLOT = Path(__file__).parents[1] / "docs" / "assets" / "bench.svg"
@@ -46,7 +46,24 @@ def summary(judged: Sequence[Judged]) -> str:
     return ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict if counts[verdict])
 
 
-def print_targets(console: Console, judged: Sequence[Judged]) -> None:
+def noise(results: Mapping[str, Results]) -> str:
+    """How far torch was from itself in all races: what any other ratio may be off by."""
+    found = [
+        (abs(ratio.median - 1), name)
+        for result in results.values()
+        for name in result.cases
+        if (race := result.race(name)) is not None
+        and (ratio := METRICS["noise"].of(race) or METRICS["noise, compiled"].of(race)) is not None
+    ]
+    if not found:
+        return "torch against itself: not measured"
+    within, (worst, name) = sum(off <= 0.1 for off, _ in found), max(found)
+    return (
+        f"torch against itself: {within} of {len(found)} rows within ±10 %, the worst {worst:+.0%} ({name})"
+    )
+
+
+def print_targets(console: Console, results: Mapping[str, Results], judged: Sequence[Judged]) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
@@ -54,7 +71,8 @@ def print_targets(console: Console, judged: Sequence[Judged]) -> None:
         row = cells(one)
         table.add_row(f"[{COLOURS[one.verdict]}]{row[0]}[/]", *row[1:])
     console.print(table)
-    console.print(f"\ntargets: {summary(judged)}")
+    console.print(f"\ntargets: {summary(judged)}", markup=False)
+    console.print(noise(results), markup=False)
 
 
 def write_page(results: Mapping[str, Results], judged: Sequence[Judged], page: Path = PAGE) -> None:
@@ -65,7 +83,11 @@ def write_page(results: Mapping[str, Results], judged: Sequence[Judged], page: P
 
 
 def markdown(results: Mapping[str, Results], judged: Sequence[Judged]) -> str:
-    parts = [f"## Targets: {summary(judged)}\n", _markdown_table(HEADINGS, [cells(one) for one in judged])]
+    parts = [
+        f"## Targets: {summary(judged)}\n",
+        f"{noise(results)}.\n",
+        _markdown_table(HEADINGS, [cells(one) for one in judged]),
+    ]
     for result in results.values():
         parts.append(f"## {result.script}\n")
         for memory, found in result.conditions.items():

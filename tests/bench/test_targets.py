@@ -102,11 +102,19 @@ def test_a_missed_target_and_one_without_a_time_are_printed():
     ]
     judged = list(targets.judge(wanted, found))
     text = io.StringIO()
-    report.print_targets(Console(file=text, width=140), judged)
+    report.print_targets(Console(file=text, width=140), found, judged)
     assert "missed" in text.getvalue()
     assert "2.00 (2.00–2.00)" in text.getvalue()
     assert "1 missed, 1 not measured" in text.getvalue()
     assert "| missed | bn (2,3) contiguous | T | ≥ 3 | 2.00 (2.00–2.00) |" in report.markdown(found, judged)
+
+
+def test_the_noisiest_row_is_named():
+    found = results("quiet", race(torch=1.05, torch_again=1.0)) | results(
+        "loud", race(torch=1.5, torch_again=1.0), "bf16"
+    )
+    assert report.noise(found) == "torch against itself: 1 of 2 rows within ±10 %, the worst +50% (loud)"
+    assert report.noise({}) == "torch against itself: not measured"
 
 
 def test_results_survive_the_file(tmp_path):
