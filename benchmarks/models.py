@@ -58,7 +58,7 @@ def cases() -> list[Case]:
             _make(network, shape, layout),
             (TORCH, AGAIN, OURS),
             tolerance=None,
-            seconds=20,
+            seconds=14,
             rounds=(7, 21),
             quick=name == "DenseNet-BC" and layout == "contiguous",
         )

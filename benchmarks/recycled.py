@@ -16,8 +16,10 @@ def cases() -> list[Case]:
                 racers = (*PLAIN, COMPILED) if memory == "recycled" else PLAIN
                 quick = shape == MAIN[1]
                 found += [
-                    Case.of(Problem(shape, "relu", False, layout), racers, memory=memory, quick=quick),
-                    Case.of(Problem(shape, "relu", True, layout), PLAIN, memory=memory),
+                    Case.of(
+                        Problem(shape, "relu", False, layout), racers, memory=memory, seconds=2, quick=quick
+                    ),
+                    Case.of(Problem(shape, "relu", True, layout), PLAIN, memory=memory, seconds=1.5),
                 ]
     return found
 
