@@ -97,6 +97,7 @@ def test_batches_of_many_sizes_do_not_recompile_each(dynamic, backend):
     model = _model(activation="relu", momentum=None)
     reference = copy.deepcopy(model)
     call, counter = _compiled(model, dynamic=dynamic)
+    known = 0
     for n in (3, 5, 8, 2, 7, 13, 4):
         batch = torch.randn(n, 2, 6, 6)
         _assert_same(model, reference, _step(call, model, batch), _step(reference, reference, batch))

@@ -1,4 +1,4 @@
-"""Double backward: a gradient of a gradient is torch's, in float64, for every activation; never a silently wrong value."""
+"""Double backward: a gradient of a gradient is torch's, in float64, for every activation; never silently wrong."""
 
 from itertools import product
 

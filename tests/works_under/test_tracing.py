@@ -1,4 +1,4 @@
-"""`torch.fx` keeps our layers whole; `torch.jit.script` is refused with advice; `torch.jit.trace` works in eval mode."""
+"""`torch.fx` keeps our layers whole; `torch.jit.script` is refused with advice; `torch.jit.trace` works in eval."""
 
 import io
 
