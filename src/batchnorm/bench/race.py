@@ -7,7 +7,7 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,7 +107,7 @@ def race(
 ) -> Race:
     """Time the contenders in turn, A B C A B C …, after a comparison of their results and one warm-up round.
 
-    Example:
+    Examples:
         >>> ones = torch.ones(1000)
         >>> result = race([Contender("sum", ones.sum), Contender("again", ones.sum)], seconds=0.01)
         >>> result.names
@@ -156,7 +156,7 @@ def _turn(contender: Contender, steps: int, clock: Callable[[], float]) -> tuple
 
 
 @contextmanager
-def _no_garbage_collection() -> Generator[None]:
+def _no_garbage_collection() -> Iterator[None]:
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()

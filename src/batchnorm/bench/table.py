@@ -12,7 +12,7 @@ HEADINGS = ("code", "step", "forward", "backward", "first / this")
 def duration(seconds: float) -> str:
     """A time with three digits and the unit that suits it.
 
-    Example:
+    Examples:
         >>> duration(0.01234), duration(45.6e-6)
         ('12.3 ms', '45.6 µs')
     """
@@ -25,7 +25,7 @@ def duration(seconds: float) -> str:
 def factor(ratio: Spread) -> str:
     """A ratio with its quartiles.
 
-    Example:
+    Examples:
         >>> factor(Spread(2.5, 2.4, 2.61))
         '2.50 (2.40–2.61)'
     """
