@@ -3,6 +3,8 @@
 Which code runs is decided in `plan.py`; gradients are in `autograd.py`; running statistics in `commit.py`.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,7 +38,7 @@ def batch_norm(
     The positional arguments are those of `torch.nn.functional.batch_norm`. In training the running statistics move in
     place, per channel, and only where the batch's statistics are finite; inside a running backward they do not move.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.tensor([[1.0], [3.0]])
         >>> batch_norm(x, None, None, training=True, activation="relu").round(decimals=3)
@@ -87,7 +89,7 @@ def batch_norm_with_statistics(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Like `batch_norm`, but returns the new running statistics and writes to none of its arguments.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.tensor([[1.0], [3.0]])
         >>> y, mean, var = batch_norm_with_statistics(x, torch.zeros(1), torch.ones(1), training=True)
@@ -127,15 +129,17 @@ def normalise(
         _check_batch(x, eps)
     elif eps < 0.0:
         raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
-    if not plan.fits(x, residual):
-        y, moments = normalise(x, running_mean, running_var, weight, bias, training, eps, None, Activation("none"))
+    if residual is not None and not plan.fits(x, residual):
+        y, moments = normalise(
+            x, running_mean, running_var, weight, bias, training, eps, None, Activation("none")
+        )
         return activation(y + residual), moments
     chosen = plan.choose(x, weight, bias, running_mean, running_var)
     if not torch.compiler.is_compiling():
         plan.calls[chosen.path] += 1
     if chosen.path == "kernel" and training:
         y, *measured = autograd.run(x, weight, bias, residual, None, None, eps, activation)
-        return y, Moments(*measured)
+        return y, Moments(*cast(list[Tensor], measured))
     if chosen.path == "kernel" and running_mean is not None and running_var is not None:
         return autograd.run(x, weight, bias, residual, running_mean, running_var, eps, activation)[0], None
     y, moments = _native(x, running_mean, running_var, weight, bias, training, eps)
@@ -172,9 +176,12 @@ def _native(
         # torch's own checks judge what we do not know: it raises in its own words, or accepts.
         mean, var = (None if v is None else v.clone() for v in (running_mean, running_var))
         try:
-            F.batch_norm(x, mean, var, weight, bias, training, 0.0, eps)
+            y = F.batch_norm(x, mean, var, weight, bias, training, 0.0, eps)
         except (RuntimeError, NotImplementedError) as error:
             raise type(error)(f"{error}. Got {_describe(x, *vectors)}.") from None
+        if x.dim() < 2:
+            # Only a vector without an element comes here: torch lets it pass, and there is nothing to measure.
+            return y, None
     elif x.dtype != wide:
         # Beside 16-bit input torch takes float32 for all vectors or for none; statistics want float32.
         weight, bias = (None if v is None else v.to(wide) for v in (weight, bias))
