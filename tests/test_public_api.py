@@ -53,7 +53,7 @@ SIGNATURES = {
     "functional.batch_norm_with_statistics": "input, running_mean, running_var, weight=None, bias=None, "
     "training=False, momentum=0.1, eps=1e-05, *, residual=None, activation=None",
     "testing.assert_same": "actual, truth, baseline=None, *, channel_dim=None, scale=None, strides=False, dtype=None, "
-    "name='tensor'",
+    "slack=1.0, name='tensor'",
 }
 
 ACTIVATIONS = {

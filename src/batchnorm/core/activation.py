@@ -22,7 +22,7 @@ Pointwise = Callable[[Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class Formula:
-    """One row: `apply(z, slope)` is the activation, `derivative(z, slope)` its derivative, NaN handled as torch does."""
+    """One row: `apply(z, slope)` is the activation, `derivative(z, slope)` its derivative; NaN as torch does."""
 
     code: int
     modules: tuple[type[nn.Module], ...]
@@ -83,9 +83,14 @@ ACTIVATIONS: Final[dict[str, Formula]] = {
     "silu": Formula(4, (nn.SiLU,), lambda z, slope: F.silu(z), _silu_derivative),
     "hardswish": Formula(5, (nn.Hardswish,), lambda z, slope: F.hardswish(z), _hardswish_derivative),
     "gelu": Formula(6, (nn.GELU,), lambda z, slope: F.gelu(z), _gelu_derivative),
-    "gelu_tanh": Formula(7, (nn.GELU,), lambda z, slope: F.gelu(z, approximate="tanh"), _gelu_tanh_derivative),
+    "gelu_tanh": Formula(
+        7, (nn.GELU,), lambda z, slope: F.gelu(z, approximate="tanh"), _gelu_tanh_derivative
+    ),
     "sigmoid": Formula(
-        8, (nn.Sigmoid,), lambda z, slope: torch.sigmoid(z), lambda z, slope: torch.sigmoid(z) * torch.sigmoid(-z)
+        8,
+        (nn.Sigmoid,),
+        lambda z, slope: torch.sigmoid(z),
+        lambda z, slope: torch.sigmoid(z) * torch.sigmoid(-z),
     ),
     "tanh": Formula(9, (nn.Tanh,), lambda z, slope: torch.tanh(z), lambda z, slope: 1 - torch.tanh(z) ** 2),
 }
@@ -118,7 +123,7 @@ class Activation:
         return f"leaky_relu({self.slope:g})" if self.name == "leaky_relu" else self.name
 
     @staticmethod
-    def of(value: "None | str | nn.Module | Activation") -> "Activation":
+    def of(value: "str | nn.Module | Activation | None") -> "Activation":
         """The activation that `activation=value` means.
 
         Raises:

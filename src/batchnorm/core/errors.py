@@ -1,6 +1,13 @@
 """One family of errors; a child also inherits the built-in kind, so that `except ValueError` keeps working."""
 
-__all__ = ["BackendError", "BatchNormError", "ConversionError", "OptionError", "ShapeError", "StatisticsError"]
+__all__ = [
+    "BackendError",
+    "BatchNormError",
+    "ConversionError",
+    "OptionError",
+    "ShapeError",
+    "StatisticsError",
+]
 
 
 class BatchNormError(Exception):

@@ -22,9 +22,9 @@ class Moments:
     Merging is associative and commutative, so chunks of a tensor, groups of samples, ranks of a process group and
     batches of a loader all use it (Chan, Golub, LeVeque 1979). A set may be empty (count 0) or hold one value.
 
-    Example:
+    Examples:
         >>> import torch
-        >>> x = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
+        >>> x = torch.tensor([[1.0], [2.0], [3.0], [6.0]], dtype=torch.float64)
         >>> both = Moments.of(x[:1]).merge(Moments.of(x[1:]))
         >>> both.mean.item(), both.variance(correction=0).item()
         (3.0, 3.5)
@@ -51,7 +51,7 @@ class Moments:
     @classmethod
     def merge_all(cls, parts: "Iterable[Moments]") -> "Moments":
         """The moments of the union of `parts`, merged from left to right."""
-        return reduce(cls.merge, parts)
+        return reduce(lambda left, right: left.merge(right), parts)
 
     def merge(self, other: "Moments") -> "Moments":
         """The moments of the union of two disjoint sets; nothing merged with nothing stays nothing."""

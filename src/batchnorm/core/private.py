@@ -1,4 +1,7 @@
-"""Every private torch name that we rely on, one function each: `tests/core/test_private.py` fails when torch drops one."""
+"""Every private torch name that we rely on, one function each.
+
+`tests/core/test_private.py` fails when torch drops one.
+"""
 
 import torch
 from torch.autograd import forward_ad

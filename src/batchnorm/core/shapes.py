@@ -1,4 +1,4 @@
-"""How an input is seen as (N, C, L), and in which memory format its output comes. Pure Python; no arithmetic on tensors.
+"""How an input is seen as (N, C, L), and in which memory format its output comes. Pure Python, no arithmetic.
 
 Legend: N samples, C channels, L positions (1 for 2-D input), G groups of samples that share statistics.
 """

@@ -60,7 +60,7 @@ def run(
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     ):
-        return BatchNormFunction.apply(x, weight, bias, residual, running_mean, running_var, eps, activation)  # pyright: ignore[reportReturnType]
+        return BatchNormFunction.apply(x, weight, bias, residual, running_mean, running_var, eps, activation)
     return _forward(x, weight, bias, residual, running_mean, running_var, eps, activation, False)[:4]
 
 
@@ -89,7 +89,7 @@ class BatchNormFunction(torch.autograd.Function):
     """y = act(bn(x) + residual); saves the input and private copies of the statistics, never a live buffer."""
 
     @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor | None,
@@ -100,6 +100,7 @@ class BatchNormFunction(torch.autograd.Function):
         eps: float,
         activation: Activation,
     ) -> Normalised:
+        """Normalise, and keep what backward needs."""
         # The residual itself is needed again only where its sum with bn(x) decides a derivative that has no record.
         keep_bits = residual is not None and activation.one_bit
         keep_residual = residual is not None and not keep_bits and activation.code != 0
@@ -117,6 +118,7 @@ class BatchNormFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradients; as a graph of torch's own operations where they are to be differentiated again."""
         if dy is None:
             return (None,) * 8
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -165,11 +167,13 @@ def _differentiable_backward(ctx: Any, dy: Tensor) -> list[Tensor | None]:
     eps, activation, training = ctx.options
     with torch.enable_grad():
         # Views are nodes of their own: an input that was passed twice keeps two separate gradients.
-        inputs = [None if t is None else t.view_as(t) for t in (x, weight, bias, residual)]
+        inputs: list[Any] = [None if t is None else t.view_as(t) for t in (x, weight, bias, residual)]
         x_, weight_, bias_, residual_ = inputs
-        params = [None if t is None else t.to(mean.dtype) for t in (weight_, bias_)]
-        statistics = (None, None) if training else (mean.squeeze(0), m2.squeeze(0))
-        z = torch.batch_norm(x_, *params, *statistics, training, 0.0, eps, torch.backends.cudnn.enabled)
+        weight_, bias_ = (None if t is None else t.to(mean.dtype) for t in (weight_, bias_))
+        used_mean, used_var = (None, None) if training else (mean.squeeze(0), m2.squeeze(0))
+        z = torch.batch_norm(
+            x_, weight_, bias_, used_mean, used_var, training, 0.0, eps, torch.backends.cudnn.enabled
+        )
         dresidual = dy
         if bits is not None:
             # A two-valued derivative is constant wherever it exists.
@@ -178,8 +182,8 @@ def _differentiable_backward(ctx: Any, dy: Tensor) -> list[Tensor | None]:
             y, dresidual = z * slope, dy * slope
         else:
             y = activation(z if residual_ is None else z + residual_)
-        wanted = [i for i, t in enumerate(inputs) if t is not None and ctx.needs_input_grad[i]]
-        found = torch.autograd.grad(y, [inputs[i] for i in wanted], dy, create_graph=True)
+        wanted = {i: t for i, t in enumerate(inputs) if t is not None and ctx.needs_input_grad[i]}
+        found = torch.autograd.grad(y, list(wanted.values()), dy, create_graph=True)
     gradients: list[Tensor | None] = [None] * 4
     for i, gradient in zip(wanted, found, strict=True):
         gradients[i] = gradient

@@ -31,7 +31,9 @@ class Plan:
     reason: str
 
 
-_TRANSFORM: Final = Plan("native", "a torch.func transform or forward-mode AD is active: torch's formula has all derivatives")
+_TRANSFORM: Final = Plan(
+    "native", "a torch.func transform or forward-mode AD is active: torch's formula has all derivatives"
+)
 _FORCED_NATIVE: Final = Plan("native", 'backend("native") asks for it')
 _FORCED_KERNEL: Final = Plan("kernel", 'backend("kernel") asks for it')
 _UNUSUAL: Final = Plan("native", "the dtypes, shapes or devices of the tensors are not a combination of ours")

@@ -87,7 +87,12 @@ def _fake_grad_apply(dy: Tensor, x: Tensor, *rest: object) -> tuple[Tensor, Tens
 
 
 def _fake_forward(x: Tensor, *rest: object) -> tuple[Tensor, ...]:
-    return _empty_like(x), x.new_empty((1,), dtype=torch.float64), *_vectors(x, 1, 2), _bits(x, bool(rest[-1]))
+    return (
+        _empty_like(x),
+        x.new_empty((1,), dtype=torch.float64),
+        *_vectors(x, 1, 2),
+        _bits(x, bool(rest[-1])),
+    )
 
 
 def _fake_evaluate(x: Tensor, *rest: object) -> tuple[Tensor, ...]:
@@ -95,9 +100,18 @@ def _fake_evaluate(x: Tensor, *rest: object) -> tuple[Tensor, ...]:
 
 
 def _fake_backward(
-    dy: Tensor, x: Tensor, mean: Tensor, m2: Tensor, count: int, weight: Tensor | None, bias: Tensor | None, *rest: object
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    m2: Tensor,
+    count: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *rest: object,
 ) -> tuple[Tensor, ...]:
-    dweight, dbias = (x.new_empty(x.size(1), dtype=m2.dtype if v is None else v.dtype) for v in (weight, bias))
+    dweight, dbias = (
+        x.new_empty(x.size(1), dtype=m2.dtype if v is None else v.dtype) for v in (weight, bias)
+    )
     return _empty_like(x), dweight, dbias, _empty_like(x) if rest[-1] else x.new_empty(0)
 
 

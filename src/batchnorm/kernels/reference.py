@@ -31,7 +31,7 @@ def _group_of_sample(x: Tensor, groups: int, block: int, index: Tensor | None) -
 
 
 class _Groups:
-    """Which group each sample belongs to, and the two ways across: sum samples into groups, spread groups to samples."""
+    """Which group each sample belongs to, and the two ways across: samples summed into groups, groups spread."""
 
     def __init__(self, x: Tensor, groups: int, block: int, index: Tensor | None) -> None:
         self.groups = groups
@@ -279,7 +279,22 @@ def backward(
     else:
         q = r = torch.zeros_like(scale)
     dx, dresidual = grad_apply(
-        dy, x, mean, scale, shift, scale, q, r, residual, bits, None, 1, None, activation, slope, need_residual
+        dy,
+        x,
+        mean,
+        scale,
+        shift,
+        scale,
+        q,
+        r,
+        residual,
+        bits,
+        None,
+        1,
+        None,
+        activation,
+        slope,
+        need_residual,
     )
     dweight, dbias = (sum_gx * inverse).squeeze(0), sum_g.squeeze(0)
     return (

@@ -4,7 +4,7 @@ A layer holds options and state. The call is in `functional/batch_norm.py`, hold
 refusals of other tools in `neighbours.py`.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -44,7 +44,10 @@ class Layer(Neighbours):
     _pending: Tensor | None = None
 
     def _choose(
-        self, activation: "str | nn.Module | Activation | None", estimate: Estimate | None, update_statistics: bool
+        self,
+        activation: "str | nn.Module | Activation | None",
+        estimate: Estimate | None,
+        update_statistics: bool,
     ) -> None:
         self.activation = Activation.of(activation)
         self.estimate = BatchThenRunning() if estimate is None else estimate
@@ -109,7 +112,7 @@ class Layer(Neighbours):
         # The share of this batch is a tensor, which torch's batch norm does not take as its momentum.
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
         y = F.batch_norm(input, batch_mean, batch_var, self.weight, self.bias, True, 1.0, self.eps)
-        share = self.num_batches_tracked.to(mean.dtype).reciprocal()
+        share = cast(Tensor, self.num_batches_tracked).to(mean.dtype).reciprocal()
         for running, batch in ((mean, batch_mean), (var, batch_var)):
             running.add_((batch - running) * share)
         return y
@@ -123,7 +126,9 @@ class Layer(Neighbours):
         if self.estimate.measures(training=True):
             super().reset_running_stats()
         else:
-            log.info("reset_running_stats of %s(estimate=%s) does nothing", type(self).__name__, self.estimate)
+            log.info(
+                "reset_running_stats of %s(estimate=%s) does nothing", type(self).__name__, self.estimate
+            )
 
     def reset_parameters(self) -> None:
         """Initialise everything, as the constructor does; here a frozen layer gets mean 0 and variance 1 too."""
@@ -185,11 +190,13 @@ class _Lazy(Layer):
         estimate: Estimate | None = None,
         update_statistics: bool = True,
     ) -> None:
-        super().__init__(eps, momentum, affine, track_running_stats, device, dtype, **_bias(bias))
+        arguments: Any = (eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(*arguments, **_bias(bias))
         self._choose(activation, estimate, update_statistics)
 
     def initialize_parameters(self, input: Tensor, residual: Tensor | None = None) -> None:
-        super().initialize_parameters(input)
+        # Of torch's lazy layer, the next class.
+        super().initialize_parameters(input)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _bias(bias: bool) -> dict[str, bool]:
@@ -204,7 +211,7 @@ class BatchNorm1d(_Sized, nn.BatchNorm1d):
 
     Same numbers, `state_dict` and errors as torch's layer (Ioffe & Szegedy 2015); see `BatchNorm2d` for what is added.
 
-    Example:
+    Examples:
         >>> import torch, batchnorm as bn
         >>> bn.BatchNorm1d(3)(torch.randn(8, 3)).shape
         torch.Size([8, 3])
@@ -220,7 +227,7 @@ class BatchNorm2d(_Sized, nn.BatchNorm2d):
     statistics are not finite never reaches the running statistics; a recomputed forward (activation checkpointing)
     does not update them again; what backward needs is private, so a forward in between cannot spoil it.
 
-    Example:
+    Examples:
         >>> import torch, batchnorm as bn
         >>> layer = bn.BatchNorm2d(16, activation="relu")
         >>> x = torch.randn(4, 16, 8, 8)
@@ -250,7 +257,7 @@ class BatchNorm2d(_Sized, nn.BatchNorm2d):
 class BatchNorm3d(_Sized, nn.BatchNorm3d):
     """`torch.nn.BatchNorm3d` for (N, C, D, H, W), with what `BatchNorm2d` adds.
 
-    Example:
+    Examples:
         >>> import torch, batchnorm as bn
         >>> bn.BatchNorm3d(3)(torch.randn(2, 3, 4, 4, 4)).shape
         torch.Size([2, 3, 4, 4, 4])
@@ -260,7 +267,7 @@ class BatchNorm3d(_Sized, nn.BatchNorm3d):
 class LazyBatchNorm1d(_Lazy, nn.LazyBatchNorm1d):
     """`BatchNorm1d` that takes its number of features from its first input.
 
-    Example:
+    Examples:
         >>> import torch, batchnorm as bn
         >>> layer = bn.LazyBatchNorm1d(activation="relu")
         >>> _ = layer(torch.randn(8, 5))

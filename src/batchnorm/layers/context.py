@@ -4,7 +4,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,7 +25,9 @@ def _layers(model: nn.Module) -> list[Layer]:
         elif isinstance(module, _BatchNorm) and module.track_running_stats:
             foreign.append(f"{path or 'the model itself'}: {type(module).__name__}")
     if foreign or not ours:
-        found = "; ".join(foreign[:3]) + ("; …" if len(foreign) > 3 else "") if foreign else "no batch norm layer"
+        found = (
+            "; ".join(foreign[:3]) + ("; …" if len(foreign) > 3 else "") if foreign else "no batch norm layer"
+        )
         raise StatisticsError(
             f"Holding or deferring statistics needs every batch norm layer to be one of this package; got {found}. "
             "Build the model with batchnorm.BatchNorm1d/2d/3d, or pass the part of it that has only those."
@@ -35,7 +37,8 @@ def _layers(model: nn.Module) -> list[Layer]:
 
 def _sized(model: nn.Module) -> None:
     for path, module in model.named_modules():
-        if isinstance(module, Layer) and isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        lazy = isinstance(module, Layer) and isinstance(module, LazyModuleMixin)
+        if lazy and cast(Any, module).has_uninitialized_params():
             raise StatisticsError(
                 f"Deferring statistics needs the number of features of every batch norm layer; got "
                 f"{path or 'the model itself'}: {type(module).__name__}, which takes it from its first forward. Run "
@@ -47,7 +50,7 @@ def _sized(model: nn.Module) -> None:
 def hold_statistics(model: nn.Module) -> Iterator[None]:
     """Forwards inside update no running statistics and no `num_batches_tracked`; outputs are the same.
 
-    Example:
+    Examples:
         >>> import torch, batchnorm as bn
         >>> model = torch.nn.Sequential(bn.BatchNorm1d(2))
         >>> with bn.hold_statistics(model):
@@ -128,7 +131,7 @@ def defer_statistics(model: nn.Module) -> Iterator[Pending]:
     samples would. k updates by moving average keep (1 − momentum)^k of the old value, one merged update keeps
     1 − momentum of it. An exception discards; with two blocks inside each other the inner one collects.
 
-    Example:
+    Examples:
         >>> import torch, batchnorm as bn
         >>> model, x = torch.nn.Sequential(bn.BatchNorm1d(2, momentum=1.0)), torch.randn(8, 2)
         >>> with bn.defer_statistics(model) as pending:

@@ -19,6 +19,7 @@ class BatchThenRunning(Estimate):
     """The default: the batch's statistics in training, the running ones in evaluation (Ioffe & Szegedy 2015)."""
 
     def measures(self, training: bool) -> bool:
+        """In training."""
         return training
 
 
@@ -28,7 +29,7 @@ class Frozen(Estimate):
 
     Whether scale and shift train is another question: set `requires_grad` of the layer's parameters.
 
-    Example:
+    Examples:
         >>> import torch, batchnorm as bn
         >>> layer = bn.BatchNorm1d(2, estimate=bn.Frozen()).train()
         >>> _ = layer(torch.randn(8, 2) + 5)
@@ -37,4 +38,5 @@ class Frozen(Estimate):
     """
 
     def measures(self, training: bool) -> bool:
+        """Never."""
         return False

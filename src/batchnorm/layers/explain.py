@@ -27,10 +27,12 @@ class Explanation:
         return "\n".join((f"runs on: {self.path}", *(f"- {reason}" for reason in self.reasons)))
 
 
-def explain(subject: Layer | Tensor, input: Tensor | None = None, residual: Tensor | None = None) -> Explanation:
+def explain(
+    subject: Layer | Tensor, input: Tensor | None = None, residual: Tensor | None = None
+) -> Explanation:
     """Say which code a call of a layer, or a plain call on a tensor, runs on, and why. Runs nothing.
 
-    Example:
+    Examples:
         >>> import torch, batchnorm as bn
         >>> print(bn.explain(torch.zeros(2, 3, device="meta")))
         runs on: native
@@ -49,7 +51,7 @@ def explain(subject: Layer | Tensor, input: Tensor | None = None, residual: Tens
         raise TypeError(f"explain needs a layer of this package or a tensor; got {subject!r}.")
     x = subject if isinstance(subject, Tensor) else input if input is not None else _typical_input(subject)
     vectors = () if layer is None else (layer.weight, layer.bias, layer.running_mean, layer.running_var)
-    if any(is_lazy(v) for v in vectors):
+    if any(v is not None and is_lazy(v) for v in vectors):
         vectors = ()
     chosen = plan.choose(x, *vectors)
     reasons = [chosen.reason]

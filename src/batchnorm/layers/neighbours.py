@@ -1,7 +1,7 @@
 """How a layer meets tools that rebuild, trace or copy modules without knowing it."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,7 +15,14 @@ __all__ = ["Neighbours", "log"]
 log = logging.getLogger("batchnorm")
 
 
-class Neighbours(nn.Module):
+if TYPE_CHECKING:
+    # In each class torch's layer comes after ours: weight, running_mean and the like are its attributes.
+    from torch.nn.modules.batchnorm import _BatchNorm as _Base
+else:
+    _Base = nn.Module
+
+
+class Neighbours(_Base):
     """Refusals and courtesies, with no part in the computation."""
 
     activation: Activation
@@ -63,7 +70,8 @@ class Neighbours(nn.Module):
     def _fx_leaf(self, input: fx.Proxy, residual: Any) -> Any:
         # fx keeps only modules of torch's own namespace whole; traced into, ours would branch on a Proxy.
         arguments = (input,) if residual is None else (input, residual)
-        return input.tracer.create_proxy("call_module", input.tracer.path_of_module(self), arguments, {})
+        tracer: Any = input.tracer
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), arguments, {})
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Called by `torch.jit.script` before it compiles a module."""
@@ -82,5 +90,7 @@ class Neighbours(nn.Module):
         if pending is not None:
             # Moves with the buffers, but stays in float64; from the meta device there is nothing to take along.
             device = next(self.buffers()).device
-            self._pending = torch.zeros_like(pending, device=device) if pending.is_meta else pending.to(device)
+            self._pending = (
+                torch.zeros_like(pending, device=device) if pending.is_meta else pending.to(device)
+            )
         return self

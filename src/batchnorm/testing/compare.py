@@ -34,7 +34,9 @@ class Comparison:
         worst = sorted(self.bad, key=lambda c: -float(self.error[c] / self.allowed[c].clamp(min=1e-300)))
         lines = [f"{self.name}: {len(worst)} of {self.error.numel()} channels are less accurate than allowed"]
         for channel in worst[:5]:
-            line = f"  channel {channel}: error {self.error[channel]:.3g}, allowed {self.allowed[channel]:.3g}"
+            line = (
+                f"  channel {channel}: error {self.error[channel]:.3g}, allowed {self.allowed[channel]:.3g}"
+            )
             if self.baseline is not None:
                 line += f" (baseline's own error {self.baseline[channel]:.3g})"
             lines.append(line)
@@ -102,7 +104,7 @@ def assert_same(
     (8 for float64, the precision of the truth). So a quiet channel is not hidden by a loud one, and nobody picks a
     tolerance. NaN and infinities must stand where the baseline or the rounded truth has them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> x = torch.tensor([[1.0, 100.0], [2.0, 200.0]])
         >>> assert_same(x, x.double())
@@ -155,7 +157,12 @@ def _kind(values: Tensor) -> Tensor:
 
 
 def _check_kind(
-    actual: Tensor, truth: Tensor, baseline: Tensor | None, strides: bool, dtype: torch.dtype | None, name: str
+    actual: Tensor,
+    truth: Tensor,
+    baseline: Tensor | None,
+    strides: bool,
+    dtype: torch.dtype | None,
+    name: str,
 ) -> None:
     if truth.dtype != torch.float64:
         raise TypeError(f"{name}: the truth must be float64; got {truth.dtype}.")
@@ -167,6 +174,8 @@ def _check_kind(
     if strides:
         if baseline is None:
             raise TypeError(f"{name}: strides are compared with a baseline's; got none.")
-        strides_of = [[s for s, size in zip(t.stride(), t.shape, strict=True) if size > 1] for t in (actual, baseline)]
+        strides_of = [
+            [s for s, size in zip(t.stride(), t.shape, strict=True) if size > 1] for t in (actual, baseline)
+        ]
         if actual.numel() and strides_of[0] != strides_of[1]:
             raise AssertionError(f"{name}: strides {actual.stride()}, expected {baseline.stride()}")
