@@ -8,8 +8,7 @@ from batchnorm.study.records import Runs
 from batchnorm.study.verdict import Greater
 
 TARGET = 0.75
-# the smallest effects were fixed before the first run of this code: see docs/studies/first.md for where they
-# come from
+# where the smallest effects come from: docs/studies/first.md
 CLAIMS = (
     Claim(
         name="steps",
