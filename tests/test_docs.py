@@ -55,6 +55,14 @@ def test_the_readme_has_examples():
     assert len(blocks((ROOT / "README.md").read_text())) >= 6
 
 
+def test_the_conditions_under_the_readmes_plot_are_those_of_its_records():
+    from batchnorm.study import records, report
+
+    study = records.read(ROOT / "docs/assets/study-records.jsonl")
+    conditions = report.conditions(study, report.experiments(study)[0])
+    assert conditions in " ".join((ROOT / "README.md").read_text().split())
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [
