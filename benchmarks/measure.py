@@ -39,7 +39,7 @@ class Case:
     name: str
     make: Callable[[], Sequence[Contender]]
     racers: tuple[str, ...]
-    tolerance: float | None = 1e-2
+    tolerance: float | None = 2e-3
     seconds: float = 2.5
     rounds: tuple[int, int] = (9, 41)
     memory: str = "default"

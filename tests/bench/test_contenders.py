@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from batchnorm.bench.conditions import conditions, lines, memory_setting
 from batchnorm.bench.contenders import AGAIN, LAYOUTS, TORCH, Inputs, Problem, contenders
-from batchnorm.bench.race import DifferenceError, check_same
+from batchnorm.bench.race import Contender, DifferenceError, check_same
 from batchnorm.cli.app import app
 from batchnorm.core.activation import ACTIVATIONS
 from batchnorm.core.errors import OptionError
@@ -41,6 +41,28 @@ def test_another_computation_is_refused():
     (right,), (wrong,) = (contenders(Problem((16, 8, 6, 6), name), (TORCH,)) for name in ("relu", "silu"))
     with pytest.raises(DifferenceError):
         check_same([right, wrong], 1e-3)
+
+
+@pytest.mark.parametrize("term", ["mean", "x"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gradient_without_one_of_its_terms_is_refused(term, dtype):
+    problem = Problem((32, 8, 16, 16), None, dtype=dtype)
+    (right,), inputs = contenders(problem, (TORCH,)), Inputs.of(problem)
+
+    def backward(y):
+        dx, dweight, dbias = right.backward(y)
+        layer_scale = inputs.weight / inputs.x.detach().float().std((0, 2, 3))
+        size = inputs.x.numel() / inputs.x.size(1)
+        missing = {"mean": dbias, "x": dweight}[term] * layer_scale / size
+        along = (
+            1.0
+            if term == "mean"
+            else (y.detach().float() - inputs.bias.view(-1, 1, 1)) / inputs.weight.view(-1, 1, 1)
+        )
+        return (dx + missing.view(-1, 1, 1) * along).to(dx.dtype), dweight, dbias
+
+    with pytest.raises(DifferenceError, match="result 1 of wrong"):
+        check_same([right, Contender("wrong", right.forward, backward, right.state)], problem.tolerance)
 
 
 def test_inputs_have_the_layout_and_the_same_values():

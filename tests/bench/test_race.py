@@ -129,6 +129,19 @@ def test_what_a_step_changes_in_place_is_compared_too():
         )
 
 
+@pytest.mark.parametrize(("strays", "accepted"), [(4, True), (6, False)])
+def test_few_elements_may_be_decided_differently(strays, accepted):
+    right = torch.ones(1000)
+    wrong = right.clone()
+    wrong[:strays] = 0.0
+    racers = [Contender("a", lambda: right), Contender("b", lambda: wrong)]
+    if accepted:
+        check_same(racers, 2e-3)
+    else:
+        with pytest.raises(DifferenceError):
+            check_same(racers, 2e-3)
+
+
 def test_equal_contenders_are_accepted():
     check_same([Contender("a", lambda: ONE), Contender("b", lambda: ONE * (1 + 1e-5))], 1e-3)
 

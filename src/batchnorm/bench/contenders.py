@@ -49,10 +49,9 @@ DTYPES: Final = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-# Of a whole result, by its norm. In float32 torch's own channels-last gradient is off by 3e-3 of its norm at
-# (64,64,56,56). In 16 bits torch rounds between the layer, the sum and the activation, and a fused pass does not: near
-# the corner of a ReLU they disagree more often.
-_TOLERANCES: Final = {"float32": 1e-2, "float64": 1e-9, "bfloat16": 1e-1, "float16": 3e-2}
+# Of a whole result, by its norm. In float32 torch's own channels-last sums are off by up to 7e-4 at the shapes of the
+# benchmarks; in 16 bits torch rounds between the layer, the sum and the activation, and a fused pass does not.
+_TOLERANCES: Final = {"float32": 2e-3, "float64": 1e-9, "bfloat16": 3e-2, "float16": 1e-2}
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,10 @@ class Inputs:
 
         x = like_input().requires_grad_(problem.training)
         residual = like_input().requires_grad_(problem.training) if problem.residual else None
-        return cls(x, residual, like_input(), values(channels).abs() + 0.5, values(channels))
+        with torch.no_grad():
+            # With a mean and a part along x, so that no term of the gradient is too small for the comparison.
+            dy = like_input().add_(x, alpha=0.5).add_(0.5)
+        return cls(x, residual, dy, values(channels).abs() + 0.5, values(channels))
 
 
 class _ReluWithoutMask(torch.autograd.Function):
