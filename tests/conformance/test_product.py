@@ -7,6 +7,7 @@ Every pair of options in the short list; with `--all` the full product.
 import itertools
 
 import pytest
+
 from support import options, product
 
 BACKENDS = ("kernel", "native")
@@ -27,10 +28,10 @@ def test_pairs(case, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("outer", FULL if options.full_product() else FULL[:1], ids=product.name_of)
 def test_full_product(outer, backend):
-    failures = []
-    for count, case in enumerate(product.full_product(outer), 1):
+    failures, inner = [], list(product.full_product(outer))
+    for case in inner:
         try:
             product.check(case, backend)
         except AssertionError as error:
             failures.append(f"{product.name_of(case)}: {error}")
-    assert not failures, f"{len(failures)} of {count} cases failed; the first: {failures[0]}"
+    assert not failures, f"{len(failures)} of {len(inner)} cases failed; the first: {failures[0]}"

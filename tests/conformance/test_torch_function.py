@@ -1,12 +1,13 @@
-"""torch's own operator tests (OpInfo of nn.functional.batch_norm) on our function; and errors, which torch lists none of."""
+"""torch's own operator samples (OpInfo of nn.functional.batch_norm) on our function; errors, of which it lists none."""
 
-import batchnorm as bn
 import pytest
 import torch
+from torch.nn import functional as F
+
+import batchnorm as bn
 from batchnorm.core.errors import BackendError
 from batchnorm.testing import assert_same
 from support import cases, oracle, rounding, torch_samples
-from torch.nn import functional as F
 
 BACKENDS = ("kernel", "native")
 INFO = torch_samples.function_info()
@@ -29,7 +30,11 @@ def test_the_samples_are_of_every_dtype_that_torch_lists():
 
 
 def leaf(t):
-    return None if t is None else t.detach().clone(memory_format=torch.preserve_format).requires_grad_(t.requires_grad)
+    return (
+        None
+        if t is None
+        else t.detach().clone(memory_format=torch.preserve_format).requires_grad_(t.requires_grad)
+    )
 
 
 def call(function, sample):
@@ -44,7 +49,11 @@ def call(function, sample):
     except (RuntimeError, ValueError) as error:
         return error
     dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
-    wanted = {name: t for name, t in (("x", x), ("weight", weight), ("bias", bias)) if t is not None and t.requires_grad}
+    wanted = {
+        name: t
+        for name, t in (("x", x), ("weight", weight), ("bias", bias))
+        if t is not None and t.requires_grad
+    }
     found = torch.autograd.grad(y, list(wanted.values()), dy)
     return y.detach(), dict(zip(wanted, found, strict=True)), (mean, var), (x, weight, bias, dy, options)
 
@@ -111,9 +120,13 @@ ERRORS = {
     "wrong size of bias": lambda f: f(zeros(4, 3), zeros(3), zeros(3), None, zeros(4)),
     "integers": lambda f: f(zeros(4, 3, dtype=torch.int64), zeros(3), zeros(3), training=True),
     "complex": lambda f: f(zeros(4, 3, dtype=torch.complex64), None, None, training=True),
-    "wrong dtype of weight": lambda f: f(zeros(4, 3), None, None, zeros(3, dtype=torch.float64), training=True),
+    "wrong dtype of weight": lambda f: f(
+        zeros(4, 3), None, None, zeros(3, dtype=torch.float64), training=True
+    ),
     "wrong dtype of statistics": lambda f: f(zeros(4, 3), *zeros(2, 3, dtype=torch.float64), training=True),
-    "bf16 statistics beside float32": lambda f: f(zeros(4, 3), *zeros(2, 3, dtype=torch.bfloat16), training=True),
+    "bf16 statistics beside float32": lambda f: f(
+        zeros(4, 3), *zeros(2, 3, dtype=torch.bfloat16), training=True
+    ),
     "1-D": lambda f: f(zeros(4), zeros(4), zeros(4)),
 }
 

@@ -2,12 +2,13 @@
 
 import re
 
-import batchnorm as bn
 import pytest
 import torch
+from torch import nn
+
+import batchnorm as bn
 from batchnorm.testing import assert_same
 from support import cases, oracle, rounding, torch_samples
-from torch import nn
 
 KINDS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d")
 BACKENDS = ("kernel", "native")
@@ -19,7 +20,9 @@ def modules(kind):
         for dtype in torch_samples.DTYPES:
             samples = torch_samples.module_inputs(kind.removeprefix("Lazy"), dtype, training)
             for number, sample in enumerate(samples):
-                yield pytest.param(kind, sample, dtype, training, id=f"{kind}-{number}-{dtype}-{training}"[:80])
+                yield pytest.param(
+                    kind, sample, dtype, training, id=f"{kind}-{number}-{dtype}-{training}"[:80]
+                )
 
 
 def build(package, kind, sample, dtype, training):
@@ -69,7 +72,9 @@ def same(ours, theirs, x, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("kind", "sample", "dtype", "training"), [p for kind in KINDS for p in modules(kind)])
+@pytest.mark.parametrize(
+    ("kind", "sample", "dtype", "training"), [p for kind in KINDS for p in modules(kind)]
+)
 def test_every_sample(kind, sample, dtype, training, backend):
     ours, theirs = (build(package, kind, sample, dtype, training) for package in (bn, nn))
     x = sample.forward_input.args[0]
@@ -112,11 +117,17 @@ def error_of(layer, sample):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"])
 def test_every_error(kind, training):
-    errors = [(dtype, e) for dtype in torch_samples.DTYPES for e in torch_samples.module_errors(kind, dtype, training)]
+    errors = [
+        (dtype, e)
+        for dtype in torch_samples.DTYPES
+        for e in torch_samples.module_errors(kind, dtype, training)
+    ]
     assert errors
     for dtype, listed in errors:
         sample = listed.module_error_input
-        ours, theirs = (error_of(build(package, kind, sample, dtype, training), sample) for package in (bn, nn))
+        ours, theirs = (
+            error_of(build(package, kind, sample, dtype, training), sample) for package in (bn, nn)
+        )
         if training:
             assert isinstance(theirs, listed.error_type)
             assert re.search(listed.error_regex, str(ours))

@@ -1,4 +1,4 @@
-"""The same small CNN trained with torch's layer and with ours: the loss curves part no further than torch's from itself.
+"""The same small CNN trained with torch's layer and ours: the loss curves part no further than torch's from itself.
 
 Training amplifies rounding, so two right implementations end apart. How far is measured: torch's own run is repeated
 with initial weights scaled by 1 ± k units in the last place (a change no larger than one rounding), and each curve of
@@ -7,11 +7,12 @@ ours must stay within the envelope of those runs around torch's, step by step.
 
 import functools
 
-import batchnorm as bn
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+import batchnorm as bn
 
 STEPS, BATCH = 60, 16
 # Relative changes of the initial weights, in units of 2^-23.
@@ -47,7 +48,12 @@ class OurBlock(nn.Module):
 def network(block):
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 12, 3, padding=1), block(12), block(12, stride=2), block(12), nn.Flatten(), nn.Linear(12 * 36, 4)
+        nn.Conv2d(1, 12, 3, padding=1),
+        block(12),
+        block(12, stride=2),
+        block(12),
+        nn.Flatten(),
+        nn.Linear(12 * 36, 4),
     )
 
 
@@ -58,7 +64,9 @@ def batches():
         labels = torch.randint(4, (BATCH,), generator=generator)
         images = torch.randn(BATCH, 1, 12, 12, generator=generator)
         for image, label in zip(images, labels.tolist(), strict=True):
-            image[0, 6 * (label // 2) + 1 : 6 * (label // 2) + 5, 6 * (label % 2) + 1 : 6 * (label % 2) + 5] += 0.8
+            image[
+                0, 6 * (label // 2) + 1 : 6 * (label // 2) + 5, 6 * (label % 2) + 1 : 6 * (label % 2) + 5
+            ] += 0.8
         yield images, labels
 
 
@@ -89,7 +97,9 @@ def torchs(layout):
     return base, envelope.cummax(0).values, model
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"]
+)
 @pytest.mark.parametrize("backend", ["kernel", "native"])
 def test_our_curve_stays_in_torchs_envelope(backend, layout, record_property):
     base, envelope, theirs = torchs(layout)

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
+
 from batchnorm.core.activation import ACTIVATIONS, NONE, Activation
 from batchnorm.core.errors import OptionError
 from support import cases, oracle
-from torch import nn
 
 GRID = torch.linspace(-9, 9, 721, dtype=torch.float64)  # has 0, 3, 6 and -3 exactly
 
@@ -39,7 +40,9 @@ def test_derivative_is_torchs_also_at_jumps_and_nan(name):
     torch.testing.assert_close(found[finite], expected[finite], rtol=1e-12, atol=1e-14, equal_nan=True)
 
 
-@pytest.mark.parametrize("name", [name for name, formula in ACTIVATIONS.items() if formula.passes is not None])
+@pytest.mark.parametrize(
+    "name", [name for name, formula in ACTIVATIONS.items() if formula.passes is not None]
+)
 def test_passes_is_the_derivative(name):
     act = by_name(name)
     passes = ACTIVATIONS[act.name].passes(GRID)
@@ -90,7 +93,9 @@ class Shifted(nn.ReLU):
 
 
 @pytest.mark.parametrize(
-    "value", ["rel", "", "RELU", "leaky_relu(", "leaky_relu(x)", nn.PReLU(), nn.Softmax(1), Shifted(), 1, nn.ReLU], ids=repr
+    "value",
+    ["rel", "", "RELU", "leaky_relu(", "leaky_relu(x)", nn.PReLU(), nn.Softmax(1), Shifted(), 1, nn.ReLU],
+    ids=repr,
 )
 def test_refused(value):
     with pytest.raises(OptionError, match="activation"):

@@ -1,11 +1,14 @@
-"""The laws of `Moments`: merging is associative and commutative, nothing is its identity, any split merges to the whole."""
+"""The laws of `Moments`: merging is associative, commutative, has an identity; any split merges to the whole."""
+
+import itertools
 
 import pytest
 import torch
-from batchnorm import Moments
-from batchnorm.testing import assert_same
 from hypothesis import given
 from hypothesis import strategies as st
+
+from batchnorm import Moments
+from batchnorm.testing import assert_same
 
 FLOATS = st.floats(-1e3, 1e3, allow_nan=False, width=32)
 
@@ -32,7 +35,9 @@ def close(left: Moments, right: Moments, magnitude: float):
     torch.testing.assert_close(left.mean, right.mean, rtol=0, atol=1e-14 * magnitude)
     # A rounded mean puts n·(its error)² and the deviations' own rounding into m2.
     spread = right.m2.max().sqrt().item() if right.m2.numel() else 0.0
-    torch.testing.assert_close(left.m2, right.m2, rtol=1e-12, atol=1e-13 * magnitude * (spread + 1e-12 * magnitude))
+    torch.testing.assert_close(
+        left.m2, right.m2, rtol=1e-12, atol=1e-13 * magnitude * (spread + 1e-12 * magnitude)
+    )
 
 
 def magnitude(x):
@@ -71,7 +76,7 @@ def test_nothing_with_nothing_is_nothing():
 def test_any_split_merges_to_the_whole(x, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(x)), max_size=5)))
     bounds = [0, *cuts, len(x)]
-    parts = [Moments.of(x[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [Moments.of(x[a:b]) for a, b in itertools.pairwise(bounds)]
     close(Moments.merge_all(parts), Moments.of(x), magnitude(x))
 
 
@@ -96,7 +101,11 @@ def test_variance_of_too_few_values_is_nan(rows, correction):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_precision(dtype):
     found = Moments.of(torch.randn(9, 3).to(dtype))
-    assert (found.mean.dtype, found.m2.dtype, found.count.dtype) == (torch.float32, torch.float32, torch.float64)
+    assert (found.mean.dtype, found.m2.dtype, found.count.dtype) == (
+        torch.float32,
+        torch.float32,
+        torch.float64,
+    )
 
 
 def test_a_shared_offset_costs_no_digits():

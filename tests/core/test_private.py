@@ -1,8 +1,9 @@
 """torch still has the private names that we rely on, and they still mean what we take them to mean."""
 
 import torch
-from batchnorm.core import private
 from torch.autograd import forward_ad
+
+from batchnorm.core import private
 
 
 def test_inside_backward():

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from batchnorm.core import shapes
 from hypothesis import given
 from hypothesis import strategies as st
+
+from batchnorm.core import shapes
 from support import cases
 
 

@@ -1,10 +1,11 @@
 """What we claim to do better than torch: accuracy, constant channels, statistics that bad batches cannot ruin."""
 
-import batchnorm as bn
 import pytest
 import torch
-from support import cases, oracle
 from torch.nn import functional as F
+
+import batchnorm as bn
+from support import cases, oracle
 
 BACKENDS = ("kernel", "native")
 
@@ -102,7 +103,12 @@ def test_a_constant_channel_gives_the_activation_of_beta(shape, dtype, activatio
         assert torch.equal(y, expected.to(of_input))
     torch.testing.assert_close(y.double(), expected, rtol=2 * torch.finfo(of_input).eps, atol=1e-7)
     # The same value at every position, whatever its own rounding.
-    assert torch.equal(y, y.flatten(2)[:1, :, :1].view([1, -1] + [1] * (len(sizes) - 2)).expand(sizes) if len(sizes) > 2 else y[:1].expand(sizes))
+    assert torch.equal(
+        y,
+        y.flatten(2)[:1, :, :1].view([1, -1] + [1] * (len(sizes) - 2)).expand(sizes)
+        if len(sizes) > 2
+        else y[:1].expand(sizes),
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,14 +1,15 @@
 """The stateless call: random shapes and strides, odd dtypes, the pure twin, and which code runs."""
 
-import batchnorm as bn
 import pytest
 import torch
-from batchnorm.core.errors import BackendError, OptionError
-from batchnorm.testing import assert_same
 from hypothesis import given
 from hypothesis import strategies as st
-from support import cases, oracle, product, rounding
 from torch.nn import functional as F
+
+import batchnorm as bn
+from batchnorm.core.errors import BackendError, OptionError
+from batchnorm.testing import assert_same
+from support import cases, oracle, product, rounding
 
 BACKENDS = ("kernel", "native")
 
@@ -28,7 +29,9 @@ def calls(draw):
 
     def place(t):
         stored = torch.zeros([sizes[d] * steps[d] for d in order], dtype=t.dtype)
-        view = stored.permute([order.index(d) for d in range(dims)])[tuple(slice(None, None, s) for s in steps)]
+        view = stored.permute([order.index(d) for d in range(dims)])[
+            tuple(slice(None, None, s) for s in steps)
+        ]
         return view.copy_(t)
 
     dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))
@@ -58,7 +61,14 @@ def test_any_shape_strides_and_values(backend, call):
     with bn.functional.backend(backend):
         y, gradients = run(
             lambda: bn.functional.batch_norm(
-                given_.x, None, None, given_.weight, given_.bias, True, residual=given_.residual, activation=activation
+                given_.x,
+                None,
+                None,
+                given_.weight,
+                given_.bias,
+                True,
+                residual=given_.residual,
+                activation=activation,
             )
         )
     theirs, theirs_gradients = run(
@@ -117,7 +127,13 @@ def test_parameters_and_statistics_of_two_dtypes(of_weight, of_statistics, train
     with bn.functional.backend(backend):
         y = bn.functional.batch_norm(given_.x, mean, var, weight, bias, training)
     found = torch.autograd.grad(y, (given_.x, weight, bias), given_.dy)
-    exact = F.batch_norm(given_.x.detach(), *(None, None) if training else (mean.float(), var.float()), weight.float(), bias.float(), training)
+    exact = F.batch_norm(
+        given_.x.detach(),
+        *(None, None) if training else (mean.float(), var.float()),
+        weight.float(),
+        bias.float(),
+        training,
+    )
     assert_same(y.detach(), truth.y, exact, name="y")
     scales = rounding.scales(truth, given_, training, separate=True)
     for name, gradient, leaf in zip(("x", "weight", "bias"), found, (given_.x, weight, bias), strict=True):
@@ -141,7 +157,9 @@ def test_unknown_backend():
 
 def test_a_named_backend_does_it_or_raises():
     with bn.functional.backend("kernel"), pytest.raises(BackendError, match="transform"):
-        torch.func.grad(lambda x: bn.functional.batch_norm(x, None, None, training=True).sum())(torch.randn(4, 3))
+        torch.func.grad(lambda x: bn.functional.batch_norm(x, None, None, training=True).sum())(
+            torch.randn(4, 3)
+        )
 
 
 def test_the_backend_is_back_after_an_error():

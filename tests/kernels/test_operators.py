@@ -2,9 +2,10 @@
 
 import itertools
 
-import batchnorm as bn
 import pytest
 import torch
+
+import batchnorm as bn
 from batchnorm.core import shapes
 from batchnorm.core.activation import ACTIVATIONS
 from batchnorm.functional.commit import new_pending
@@ -63,7 +64,8 @@ class Problem:
                     t[poison] = torch.nan
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         self.mean, self.scale, self.shift, self.p, self.q, self.r = (
-            torch.randn(self.groups, sizes[1], generator=generator, dtype=torch.float64).to(wide) for _ in range(6)
+            torch.randn(self.groups, sizes[1], generator=generator, dtype=torch.float64).to(wide)
+            for _ in range(6)
         )
 
     def ncl(self, t):
@@ -93,13 +95,24 @@ class Problem:
         )
 
     def bits(self):
-        arguments = self.x, self.mean, self.scale, self.shift, self.residual, self.mask, self.block, self.index
+        arguments = (
+            self.x,
+            self.mean,
+            self.scale,
+            self.shift,
+            self.residual,
+            self.mask,
+            self.block,
+            self.index,
+        )
         return ops.normalise(*arguments, CODES[self.activation], self.slope, True)[1]
 
 
 def close(found, expected, dtype=torch.float32):
     eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(found.double(), expected, rtol=8 * eps, atol=8 * eps * (1 + float(expected.abs().max())))
+    torch.testing.assert_close(
+        found.double(), expected, rtol=8 * eps, atol=8 * eps * (1 + float(expected.abs().max()))
+    )
 
 
 problems = pytest.mark.parametrize(
@@ -161,7 +174,9 @@ def test_one_value_a_group_gives_the_activation_of_shift_and_residual(activation
     count, mean, m2 = ops.moments(p.x, None, p.groups, 1, p.index)
     assert torch.equal(count, torch.ones_like(count))
     scale = torch.rsqrt(m2 / 1 + 1e-5)
-    y, _ = ops.normalise(p.x, mean, scale, p.shift, p.residual, None, 1, p.index, CODES[activation], p.slope, False)
+    y, _ = ops.normalise(
+        p.x, mean, scale, p.shift, p.residual, None, 1, p.index, CODES[activation], p.slope, False
+    )
     close(y, oracle.activate(activation, p.shift.double()[p.members] + p.residual.double(), p.slope))
 
 
@@ -172,11 +187,15 @@ def test_one_value_a_group_gives_the_activation_of_shift_and_residual(activation
 def test_a_constant_channel_has_no_variance(layout, shape, value, dtype):
     x = cases.LAYOUTS[layout](torch.full(cases.SHAPES[shape], value, dtype=dtype))
     _, mean, m2 = ops.moments(x, None, 1, 1, None)
-    assert torch.equal(mean, x[:1, :].flatten(2).select(-1, 0).to(mean.dtype) if x.dim() > 2 else x[:1].to(mean.dtype))
+    assert torch.equal(
+        mean, x[:1, :].flatten(2).select(-1, 0).to(mean.dtype) if x.dim() > 2 else x[:1].to(mean.dtype)
+    )
     assert not m2.any()
 
 
-@pytest.mark.parametrize("name", ["moments", "normalise", "grad_reduce", "grad_apply", "forward", "evaluate", "backward"])
+@pytest.mark.parametrize(
+    "name", ["moments", "normalise", "grad_reduce", "grad_apply", "forward", "evaluate", "backward"]
+)
 @pytest.mark.parametrize("masked", MASKS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_reference_gives_the_same(layout, masked, name):
@@ -184,8 +203,12 @@ def test_the_reference_gives_the_same(layout, masked, name):
     for activation, group in itertools.product(cases.ACTIVATIONS, ("one", "remainder", "empty_group")):
         if name in ("forward", "evaluate", "backward") and (masked or group != "one"):
             continue
-        arguments = call_of(name, Problem("wide", layout, group, masked, activation, residual=activation != "silu"))
-        for ours, plain in zip(getattr(ops, name)(*arguments), getattr(reference, name)(*arguments), strict=True):
+        arguments = call_of(
+            name, Problem("wide", layout, group, masked, activation, residual=activation != "silu")
+        )
+        for ours, plain in zip(
+            getattr(ops, name)(*arguments), getattr(reference, name)(*arguments), strict=True
+        ):
             if ours.dtype == torch.uint8:
                 assert ours.shape == plain.shape
                 if ours.numel():

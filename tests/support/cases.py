@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from support import oracle
 from torch import Tensor
+
+from support import oracle
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 
@@ -70,7 +71,18 @@ GRADIENTS = ("contiguous", "channels_last", "sliced", "expanded", "scalar")
 
 RESIDUALS = ("none", "same", "broadcast", "other_dtype")
 
-ACTIVATIONS = ("none", "relu", "relu6", "leaky_relu", "silu", "hardswish", "gelu", "gelu_tanh", "sigmoid", "tanh")
+ACTIVATIONS = (
+    "none",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "silu",
+    "hardswish",
+    "gelu",
+    "gelu_tanh",
+    "sigmoid",
+    "tanh",
+)
 
 # The mean of a channel with a huge offset (its standard deviation is 1): as far as the dtype has digits left.
 OFFSETS = {F64: 1e4, F32: 1e4, F16: 300.0, BF16: 40.0}
@@ -157,7 +169,9 @@ def _make(
     # Running statistics as training left them: near the channel's own, so that evaluation sees sane values.
     dims, column = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
     mean = x.double().mean(dims).nan_to_num()
-    var = (x.double() - mean.view(column)).square().mean(dims).nan_to_num().clamp(max=1e4) + 0.5 + draw[3].abs()
+    var = (
+        (x.double() - mean.view(column)).square().mean(dims).nan_to_num().clamp(max=1e4) + 0.5 + draw[3].abs()
+    )
     mean = mean + 0.1 * draw[2]
     mean, var = mean.to(of_parameters), var.to(of_parameters)
     if like is not None:
@@ -179,7 +193,9 @@ def _make(
     return made
 
 
-def _residual(kind: str, sizes: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor | None:
+def _residual(
+    kind: str, sizes: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
+) -> Tensor | None:
     if kind == "none":
         return None
     if kind == "broadcast":
@@ -215,7 +231,9 @@ def _away_from_kinks(
             residual = torch.where(near, residual + 0.2, residual)
         else:
             # A step in x that moves z by about 4 margins, and that its dtype can express.
-            step = 0.2 * (x.detach().double() - truth.mean.view(column)).abs().mean(dims, keepdim=True).clamp(min=1e-3)
+            step = 0.2 * (x.detach().double() - truth.mean.view(column)).abs().mean(dims, keepdim=True).clamp(
+                min=1e-3
+            )
             if statistics[1] is not None:
                 step = 0.2 * statistics[1].double().sqrt().view(column)
             step = step if weight is None else step / weight.double().abs().view(column).clamp(min=0.2)

@@ -93,7 +93,13 @@ def batch_norm(
     z.retain_grad()
     y = activate(activation, z)
     truth = Truth(
-        y.detach(), z.detach(), standard.detach(), mean.detach(), unbiased.detach(), inverse.detach(), magnitude
+        y.detach(),
+        z.detach(),
+        standard.detach(),
+        mean.detach(),
+        unbiased.detach(),
+        inverse.detach(),
+        magnitude,
     )
     if dy is not None:
         y.backward(wide(dy))

@@ -49,7 +49,9 @@ def _complete(
     for k in rest:
         values = list(range(len(options[names[k]])))
         rng.shuffle(values)
-        chosen[k] = max(values, key=lambda v, k=k: sum(_pair(k, v, o, w) in missing for o, w in chosen.items()))
+        chosen[k] = max(
+            values, key=lambda v, k=k: sum(_pair(k, v, o, w) in missing for o, w in chosen.items())
+        )
     return [chosen[k] for k in range(len(names))]
 
 

@@ -4,12 +4,13 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import batchnorm as bn
 import torch
+from torch import Tensor, nn
+
+import batchnorm as bn
 from batchnorm.testing import assert_same
 from support import cases, oracle, rounding
 from support.pairs import all_pairs
-from torch import Tensor, nn
 
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "dtype": tuple(cases.DTYPES),
@@ -48,7 +49,9 @@ def name_of(case: dict[str, Any]) -> str:
 
 
 def layer_class(package: Any, dims: int) -> type[nn.Module]:
-    return {2: package.BatchNorm1d, 3: package.BatchNorm1d, 4: package.BatchNorm2d, 5: package.BatchNorm3d}[dims]
+    return {2: package.BatchNorm1d, 3: package.BatchNorm1d, 4: package.BatchNorm2d, 5: package.BatchNorm3d}[
+        dims
+    ]
 
 
 def theirs_with(layer: nn.Module, activation: str, x: Tensor, residual: Tensor | None) -> Tensor:
@@ -88,11 +91,15 @@ def check(case: dict[str, Any], backend: str, slack: float = 1.0) -> None:
     training, tracked = case["mode"] == "train", case["tracking"] == "tracked"
     measures = training or not tracked
     shape = cases.SHAPES[case["shape"]]
-    built = {key: case[key] for key in ("dtype", "shape", "layout", "gradient", "residual", "affine", "activation")}
+    built = {
+        key: case[key] for key in ("dtype", "shape", "layout", "gradient", "residual", "affine", "activation")
+    }
     samples = [shape[0], shape[0] + 3, 2] if training else [shape[0]]
     first = cases.make(0, **built, training=measures)
     inputs = [first]
-    inputs += [cases.make(k, **built, training=measures, samples=n, like=first) for k, n in enumerate(samples[1:], 1)]
+    inputs += [
+        cases.make(k, **built, training=measures, samples=n, like=first) for k, n in enumerate(samples[1:], 1)
+    ]
     arguments = {
         "momentum": case["momentum"],
         "affine": case["affine"] != "no",
@@ -110,7 +117,9 @@ def check(case: dict[str, Any], backend: str, slack: float = 1.0) -> None:
     for given in inputs:
         with bn.functional.backend(backend):
             y, gradients = run(ours, given, ours)
-        y_torch, gradients_torch = run(theirs, given, lambda x, r: theirs_with(theirs, case["activation"], x, r))
+        y_torch, gradients_torch = run(
+            theirs, given, lambda x, r: theirs_with(theirs, case["activation"], x, r)
+        )
         statistics = (None, None) if measures else (first.mean, first.var)
         truth = oracle.batch_norm(
             given.x, ours.weight, ours.bias, *statistics, given.residual, case["activation"], dy=given.dy
@@ -128,16 +137,33 @@ def check(case: dict[str, Any], backend: str, slack: float = 1.0) -> None:
     if tracked:
         assert torch.equal(ours.num_batches_tracked, theirs.num_batches_tracked)
         want = expected if training else Expected(first.mean, first.var)
-        assert_same(ours.running_mean, want.mean, theirs.running_mean, scale=magnitude, slack=slack, name="running_mean")
+        assert_same(
+            ours.running_mean,
+            want.mean,
+            theirs.running_mean,
+            scale=magnitude,
+            slack=slack,
+            name="running_mean",
+        )
         # Twice: a sum of squares in float32 is itself some units off, and the update adds its rounding.
         assert_same(
-            ours.running_var, want.var, theirs.running_var, scale=2 * want.var, slack=slack, name="running_var"
+            ours.running_var,
+            want.var,
+            theirs.running_var,
+            scale=2 * want.var,
+            slack=slack,
+            name="running_var",
         )
 
 
 def _set(layer: nn.Module, given: cases.Tensors, training: bool) -> None:
     layer.train(training)
-    pairs = ("weight", given.weight), ("bias", given.bias), ("running_mean", given.mean), ("running_var", given.var)
+    pairs = (
+        ("weight", given.weight),
+        ("bias", given.bias),
+        ("running_mean", given.mean),
+        ("running_var", given.var),
+    )
     with torch.no_grad():
         for name, value in pairs:
             if getattr(layer, name) is not None:

@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 import torch
+
 from batchnorm import kernels
 from support import cases, product
 
@@ -38,7 +39,9 @@ def check(seed: int) -> bool:
     except cases.NoFairInput:
         return False
     except AssertionError as error:
-        raise AssertionError(f"seed {seed}: {shape} {product.name_of(case)} {isa} {threads} threads: {error}") from None
+        raise AssertionError(
+            f"seed {seed}: {shape} {product.name_of(case)} {isa} {threads} threads: {error}"
+        ) from None
     finally:
         torch.set_num_threads(before)
         kernels.cpu.configure(ours)

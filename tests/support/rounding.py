@@ -6,9 +6,10 @@ every value of a channel by the same |mean|·eps; and the terms of a sum round a
 """
 
 import torch
+from torch import Tensor
+
 from support.cases import Tensors
 from support.oracle import Truth
-from torch import Tensor
 
 
 def scales(truth: Truth, given: Tensors, training: bool, separate: bool) -> dict[str, Tensor]:
@@ -51,7 +52,12 @@ def scales(truth: Truth, given: Tensors, training: bool, separate: bool) -> dict
     element = d.amax(dims)
     dx = gain * (element * (term + slope))
     if training:
-        dx = dx + gain * (total(d) * (term + slope) + standard.amax(dims) * total(d * standard) * (term + slope)) / n
+        dx = (
+            dx
+            + gain
+            * (total(d) * (term + slope) + standard.amax(dims) * total(d * standard) * (term + slope))
+            / n
+        )
     broadcast = given.residual is not None and given.residual.shape != x.shape
     bias = random(d) + total(d) * slope
     # Twice: difference, scale, product and sum are four roundings.

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+
 from support import oracle, product
 from support.pairs import all_pairs
 

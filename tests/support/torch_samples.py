@@ -28,5 +28,7 @@ def module_errors(name: str, dtype: torch.dtype, training: bool) -> list[Any]:
 
 def function_info() -> Any:
     return next(
-        op for op in common_methods_invocations.op_db if op.name == "nn.functional.batch_norm" and not op.variant_test_name
+        op
+        for op in common_methods_invocations.op_db
+        if op.name == "nn.functional.batch_norm" and not op.variant_test_name
     )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from batchnorm.testing import assert_same, compare
 
 
