@@ -25,7 +25,16 @@ if platform.machine() in ("x86_64", "AMD64"):
         "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
         "avx512_bf16": ["-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"],
     }
-FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+FLAGS = [
+    "-std=c++17",
+    "-O2",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+    "-Wno-maybe-uninitialized",
+]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 SANITIZE = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
 
@@ -40,7 +49,10 @@ class BuildKernels(build_ext):
         try:
             self._build(os.environ.get("BATCHNORM_LIBRARY") or self.get_ext_fullpath(ext.name))
         except (OSError, RuntimeError, subprocess.CalledProcessError) as reason:
-            print(f"batchnorm: CPU kernels not built, the plain-torch path will serve: {reason}", file=sys.stderr)
+            print(
+                f"batchnorm: CPU kernels not built, the plain-torch path will serve: {reason}",
+                file=sys.stderr,
+            )
 
     def _build(self, library: str) -> None:
         torch = importlib.util.find_spec("torch")
@@ -57,12 +69,16 @@ class BuildKernels(build_ext):
         def compile_one(job: tuple[str, str, list[str]]) -> str:
             source, name, flags = job
             out = str(objects / f"{name}.o")
-            subprocess.run([*compiler, *FLAGS, *extra, *flags, "-c", str(SOURCES / source), "-o", out], check=True)
+            subprocess.run(
+                [*compiler, *FLAGS, *extra, *flags, "-c", str(SOURCES / source), "-o", out], check=True
+            )
             return out
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             files = list(pool.map(compile_one, jobs))
-        subprocess.run([*compiler, "-shared", *extra, "-o", library, *files, f"-L{root}/lib", "-ltorch_cpu"], check=True)
+        subprocess.run(
+            [*compiler, "-shared", *extra, "-o", library, *files, f"-L{root}/lib", "-ltorch_cpu"], check=True
+        )
 
 
 class AnyPython(bdist_wheel):
@@ -72,4 +88,7 @@ class AnyPython(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(ext_modules=[Extension("batchnorm.kernels.cpu._kernels", [])], cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPython})
+setup(
+    ext_modules=[Extension("batchnorm.kernels.cpu._kernels", [])],
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPython},
+)

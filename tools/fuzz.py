@@ -16,6 +16,7 @@ CHUNK = 50
 def run(seeds: range) -> tuple[int, list[str]]:
     """How many of `seeds` could be judged, and the failures among them."""
     import torch
+
     from support import random_cases
 
     torch.manual_seed(0)
@@ -38,8 +39,11 @@ def main(count: int, first: int = 0) -> int:
             print(*found, sep="\n", end="\n" if found else "", flush=True)
             if done % (20 * CHUNK) == 0:
                 rate = done / (time.monotonic() - began)
-                print(f"{done} of {count}, {failures} failed, {(count - done) / rate / 60:.0f} min left", flush=True)
-    print(f"{judged} random configurations ({done} seeds from {first}, the others without a fair input): {failures} failed")
+                print(
+                    f"{done} of {count}, {failures} failed, {(count - done) / rate / 60:.0f} min left",
+                    flush=True,
+                )
+    print(f"{judged} random configurations of {done} seeds from {first} had a fair input: {failures} failed")
     return failures
 
 

@@ -14,9 +14,9 @@ _LIBRARY = Path(os.environ.get("BATCHNORM_LIBRARY") or Path(__file__).with_name(
 
 @cache
 def load(library: str = str(_LIBRARY)) -> str | None:
-    """Register the kernels with torch; None, or the reason why it cannot be done. The schemas must be defined before."""
+    """Register the kernels with torch; None, or the reason why it cannot be done. The schemas come first."""
     if not Path(library).exists():
-        return "the CPU kernels were not built when batchnorm was installed (no C++ compiler, or no torch at build time)"
+        return "the CPU kernels were not built at installation (no C++ compiler, or no torch at build time)"
     try:
         torch.ops.load_library(library)
     except (OSError, RuntimeError) as error:
