@@ -306,3 +306,24 @@ def test_inductor_evaluation(backend):
     call = torch.compile(layer, fullgraph=True)
     x = torch.randn(3, 4, 6, 6)
     torch.testing.assert_close(call(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
+def test_defer_inside_the_compiled_function(backend):
+    model = _model()
+
+    def step(first, second):
+        with bn.defer_statistics(model) as pending:
+            y = model(first) + model(second)
+        pending.commit()
+        return y
+
+    reference = copy.deepcopy(model)
+    call, counter = _compiled(step)
+    for _ in range(3):
+        batches = torch.randn(2, 3, 2, 6, 6)
+        with bn.defer_statistics(reference) as pending:
+            expected = reference(batches[0]) + reference(batches[1])
+        pending.commit()
+        torch.testing.assert_close(call(*batches), expected, rtol=1e-4, atol=1e-4)
+        _assert_same_state(model, reference)
+    assert counter.frame_count == 1

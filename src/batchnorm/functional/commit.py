@@ -76,11 +76,22 @@ def _collect(pending: Tensor, moments: Moments, mean_dtype: torch.dtype, var_dty
 
 def settle(running: Running, momentum: float | None) -> None:
     """Make what was collected one update of the running statistics; nothing if no forward was collected."""
-    pending = running.pending
-    if pending is None or pending.is_meta or not bool(pending[0].any()):
-        return
-    count, mean, m2 = pending[1:].unbind()
-    _ops.update_.default(running.mean, running.var, running.num_batches_tracked, count, mean, m2, momentum)
+    if running.pending is not None:
+        buffers = running.mean, running.var, running.num_batches_tracked, running.pending
+        run = _ops.settle_.default if torch.compiler.is_compiling() else _settle
+        run(*buffers, momentum)
+
+
+def _settle(
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    pending: Tensor,
+    momentum: float | None,
+) -> None:
+    if not pending.is_meta and bool(pending[0].any()):
+        count, mean, m2 = pending[1:].unbind()
+        _ops.update_.default(running_mean, running_var, num_batches_tracked, count, mean, m2, momentum)
 
 
 def _fake_commit(*arguments: object) -> None:
@@ -95,3 +106,10 @@ library.define(
 )
 library.impl("commit_", _commit, "CompositeExplicitAutograd")
 torch.library.register_fake("batchnorm::commit_", _fake_commit, lib=library)
+library.define(
+    "settle_(Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked, Tensor pending, "
+    "float? momentum) -> ()",
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe),
+)
+library.impl("settle_", _settle, "CompositeExplicitAutograd")
+torch.library.register_fake("batchnorm::settle_", _fake_commit, lib=library)

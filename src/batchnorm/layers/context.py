@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -81,8 +82,10 @@ class Pending:
         self._layers = [layer for layer in layers if layer.running_mean is not None]
         self._collected: list[Tensor] = []
         self._outer: list[Tensor | None] = []
-        # Not `__del__`: at interpreter exit that would run after torch has been taken down.
-        weakref.finalize(self, _warn_if_dropped, self._collected)
+        # Not `__del__`: at interpreter exit that would run after torch has been taken down. Not in a compiled function:
+        # its guards would see the registry of finalizers grow.
+        if not torch.compiler.is_compiling():
+            weakref.finalize(self, _warn_if_dropped, self._collected)
 
     def _open(self) -> None:
         self._outer = [layer._pending for layer in self._layers]

@@ -67,6 +67,10 @@ class Neighbours(_Base):
     def qconfig(self) -> None:
         del self.__dict__["qconfig"]
 
+    def __dir__(self) -> list[str]:
+        # Tools that walk over all names (torch.jit.trace, inspect.getmembers) do not mean to rebuild the layer.
+        return [name for name in super().__dir__() if name != "qconfig" or name in self.__dict__]
+
     def _fx_leaf(self, input: fx.Proxy, residual: Any) -> Any:
         # fx keeps only modules of torch's own namespace whole; traced into, ours would branch on a Proxy.
         arguments = (input,) if residual is None else (input, residual)
