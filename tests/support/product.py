@@ -127,7 +127,9 @@ def check(case: dict[str, Any], backend: str, slack: float = 1.0) -> None:
         expected.update(truth, case["momentum"])
         magnitude = torch.maximum(magnitude, truth.magnitude)
         separate = backend == "native" or case["residual"] in ("broadcast", "other_dtype")
-        scales = rounding.scales(truth, given, training=measures, separate=separate)
+        scales = rounding.scales(
+            truth, given, training=measures, separate=separate, activation=case["activation"]
+        )
         assert_same(y, truth.y, y_torch, scale=scales["y"], strides=True, slack=slack, name="y")
         for name, gradient in gradients.items():
             same = truth.gradients[name], gradients_torch[name]

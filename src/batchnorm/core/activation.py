@@ -68,9 +68,10 @@ def _gelu_derivative(z: Tensor, slope: float) -> Tensor:
 
 
 def _gelu_tanh_derivative(z: Tensor, slope: float) -> Tensor:
-    k = math.sqrt(2 / math.pi)
-    t = torch.tanh(k * (z + 0.044715 * z**3))
-    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * k * (1 + 3 * 0.044715 * z * z)
+    # s(1 − s) from two sigmoids, not 1 − tanh²: where that cancels, z³ multiplies what is left.
+    u = 2 * math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+    s, rest = torch.sigmoid(u), torch.sigmoid(-u)
+    return s + z * s * rest * 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
 
 
 ACTIVATIONS: Final[dict[str, Formula]] = {
