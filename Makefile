@@ -57,6 +57,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes batchnorm --ignoreexternal
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(filter-out setup.py,$(CPP))
 

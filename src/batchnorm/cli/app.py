@@ -9,7 +9,7 @@ from batchnorm import __version__
 from batchnorm.cli import bench, explain, study
 from batchnorm.core.errors import BatchNormError
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="batchnorm",
     help="Batch normalization that is right, fast, and explains itself.",
     no_args_is_help=True,

@@ -11,7 +11,12 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-LAYERS = {2: bn.BatchNorm1d, 3: bn.BatchNorm1d, 4: bn.BatchNorm2d, 5: bn.BatchNorm3d}
+LAYERS: dict[int, type[bn.BatchNorm1d | bn.BatchNorm2d | bn.BatchNorm3d]] = {
+    2: bn.BatchNorm1d,
+    3: bn.BatchNorm1d,
+    4: bn.BatchNorm2d,
+    5: bn.BatchNorm3d,
+}
 
 
 def layer(shape: tuple[int, ...], dtype: str, device: str, activation: str | None, *, training: bool) -> str:

@@ -275,16 +275,16 @@ class LazyBatchNorm1d(_Lazy, nn.LazyBatchNorm1d):
         5
     """
 
-    cls_to_become = BatchNorm1d
+    cls_to_become: type[Any] | None = BatchNorm1d
 
 
 class LazyBatchNorm2d(_Lazy, nn.LazyBatchNorm2d):
     """`BatchNorm2d` that takes its number of features from its first input; see `LazyBatchNorm1d`."""
 
-    cls_to_become = BatchNorm2d
+    cls_to_become: type[Any] | None = BatchNorm2d
 
 
 class LazyBatchNorm3d(_Lazy, nn.LazyBatchNorm3d):
     """`BatchNorm3d` that takes its number of features from its first input; see `LazyBatchNorm1d`."""
 
-    cls_to_become = BatchNorm3d
+    cls_to_become: type[Any] | None = BatchNorm3d

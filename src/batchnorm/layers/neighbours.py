@@ -12,7 +12,7 @@ from batchnorm.layers.estimate import BatchThenRunning, Estimate
 
 __all__ = ["Neighbours", "log"]
 
-log = logging.getLogger("batchnorm")
+log: logging.Logger = logging.getLogger("batchnorm")
 
 
 if TYPE_CHECKING:

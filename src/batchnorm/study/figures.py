@@ -35,7 +35,7 @@ VARIABLES = {
 }
 LIGHT = {INK: "#1c2330", MUTED: "#5b6575", LINE: "#dde2ea", BASELINE: "#c2570c", TREATMENT: "#1f5fd0"}
 
-STYLE = {
+STYLE: dict[str, object] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "batchnorm",
     "font.family": "sans-serif",
