@@ -2,10 +2,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.pains import OURS, TORCH
 from torch import nn
 
 import batchnorm as bn
+from support.pains import OURS, TORCH
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support.pains import OURS, TORCH, whose
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import batchnorm as bn
+from support.pains import OURS, TORCH, whose
 
 
 @whose("the error does not say what to do about it")

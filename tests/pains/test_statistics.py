@@ -7,11 +7,11 @@ import copy
 
 import pytest
 import torch
-from support.pains import TORCH, whose
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import batchnorm as bn
+from support.pains import TORCH, whose
 
 
 def _state(module):

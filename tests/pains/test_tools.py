@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from support.pains import TORCH, whose
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 import batchnorm as bn
+from support.pains import TORCH, whose
 
 
 class _WithReLU(nn.BatchNorm1d):

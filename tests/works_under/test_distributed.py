@@ -4,6 +4,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+
 from support.processes import run_workers
 
 WORKERS = Path(__file__).parent / "workers"

@@ -3,11 +3,11 @@
 import sys
 
 import torch
-from support.processes import join, report
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import batchnorm as bn
+from support.processes import join, report
 
 
 def _train(package: object, rank: int, backend: str) -> list[list[float]]:

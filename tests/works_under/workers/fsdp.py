@@ -3,13 +3,13 @@
 import sys
 
 import torch
-from support.processes import join, report
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 import batchnorm as bn
+from support.processes import join, report
 
 
 def _model(package: object, policy: MixedPrecisionPolicy, each_layer: bool) -> nn.Module:
