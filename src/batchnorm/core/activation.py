@@ -54,8 +54,7 @@ def _leaky_relu_passes(z: Tensor) -> Tensor:
 
 
 def _silu_derivative(z: Tensor, slope: float) -> Tensor:
-    s = torch.sigmoid(z)
-    return s * (1 + z * (1 - s))
+    return torch.sigmoid(z) * (1 + z * torch.sigmoid(-z))
 
 
 def _hardswish_derivative(z: Tensor, slope: float) -> Tensor:
