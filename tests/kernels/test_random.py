@@ -1,6 +1,7 @@
 """A short random search; `make fuzz` is the long one."""
 
 import pytest
+
 from batchnorm import kernels
 from support import random_cases
 
