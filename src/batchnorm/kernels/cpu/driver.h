@@ -12,7 +12,8 @@
 #include "problem.h"
 
 constexpr int64_t kGrain = 32768;                 // elements below which a second thread does not pay
-constexpr int64_t kLaneBlock = 256, kPlaneBlock = 4096;  // most positions in a block
+constexpr int64_t kPlaneBlock = 4096;             // most positions in a block of planes: what its lanes may sum in float
+constexpr int64_t kLaneBlock = 256, kMostLaneBlocks = 64;  // positions in a block of lanes, unless there would be too many
 constexpr int64_t kShortRows = 64;                // most samples in a block of planes: short rows all fall on the same few lanes
 constexpr int64_t kCacheBytes = 384 << 10;        // what a group of small channels may take of the second-level cache
 constexpr int64_t kLargeChannelBytes = 12 << 20;  // a channel that will have left every cache when the second pass comes
@@ -78,8 +79,8 @@ struct Blocks {
   int64_t samples, parts, part;     // samples in a block; parts of a sample, positions in a part
   std::vector<int64_t> first;       // the first block of each group
   Blocks(const Problem& p, const Groups& groups) : p(p), groups(groups), first(p.groups + 1, 0) {
-    const int64_t size = p.lanes ? kLaneBlock : kPlaneBlock;
-    const int64_t most = p.lanes ? kLaneBlock : kShortRows;
+    const int64_t size = p.lanes ? std::max(kLaneBlock, ceil_div(p.N * p.L, kMostLaneBlocks)) : kPlaneBlock;
+    const int64_t most = p.lanes ? size : kShortRows;
     samples = p.L < size ? std::min(most, size / std::max<int64_t>(1, p.L)) : 1;
     parts = p.L > size ? ceil_div(p.L, size) : 1;
     part = parts > 1 ? size : p.L;

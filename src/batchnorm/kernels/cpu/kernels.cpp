@@ -115,6 +115,7 @@ template <Source S, class T> void sum_planes(const Problem& p, const Tile& t, do
 
 template <Source S, class T> void sum_lanes(const Problem& p, const Tile& t, double* sums) {
   using V = Vec<T>;
+  constexpr int64_t kAhead = 8192;  // bytes
   constexpr int kRun = 64;      // rows summed in the accumulation type before the sum moves to double
   alignas(64) Acc<T> total_g[kLaneChannels], total_gd[kLaneChannels];
   const int64_t channels = t.c1 - t.c0, length = t.i1 - t.i0, rows = (t.j1 - t.j0) * length;
@@ -123,9 +124,13 @@ template <Source S, class T> void sum_lanes(const Problem& p, const Tile& t, dou
     const int64_t j = rows == length ? 0 : r / length;
     return lane_row<T>(p, p.sample(t.j0 + j), t.i0 + r - j * length, t.c0);
   };
+  // Four rows side by side are short streams, which the hardware does not foresee.
+  const int64_t ahead = p.C * (1 + kAhead / (p.C * (int64_t)sizeof(T)));
   auto add = [&](auto... row) __attribute__((always_inline)) {
     for_vectors<T>(channels, [&](int64_t i, auto... n) __attribute__((always_inline)) {
       V s{}, q{}, g, d;
+      (__builtin_prefetch(row.x + i + ahead), ...);
+      if constexpr (S != kDeviation) (__builtin_prefetch(row.dy + i + ahead), ...);
       ((fetch<S, T>(a, row, g, d, i, n...), s += g, q += g * d), ...);
       store(total_g + i, load(total_g + i, n...) + s, n...);
       store(total_gd + i, load(total_gd + i, n...) + q, n...);
