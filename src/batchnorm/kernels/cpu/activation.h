@@ -41,6 +41,18 @@ INLINE vf hyperbolic_tangent(vf x) {
 INLINE vd hyperbolic_tangent(vd x) { return each_lane(x, [](double v) { return __builtin_tanh(v); }); }
 
 template <class V> INLINE V sigmoid(V x) { return 1 / (1 + exponential(-x)); }
+template <class V> INLINE V sigmoid(V x, V& complement) {  // and 1 - sigmoid, without cancellation where that is small
+  const V e = exponential(-x), s = 1 / (1 + e);
+  complement = select(x > 0, e * s, 1 - s);
+  return s;
+}
+
+// sigmoid(x) and 1 - sigmoid(x), the latter without cancellation
+template <class V> INLINE void sigmoids(V x, V& s, V& rest) {
+  const V e = exponential(x < 0 ? x : -x), r = 1 / (1 + e);
+  s = x < 0 ? e * r : r;
+  rest = x < 0 ? r : e * r;
+}
 
 // P(Z <= x) of a standard normal Z; bell receives exp(-x^2 / 2)
 INLINE vf normal_cdf(vf x, vf& bell) {
@@ -80,14 +92,16 @@ template <int CODE, class V> INLINE auto passes(V z) {
 template <class V, class A, class M> INLINE V gated(M pass, V g, A slope) { return pass ? g : slope == 0 ? V{} : g * slope; }
 
 template <int CODE, class V, class A> INLINE V differentiated(V g, V z, A slope) {
-  if constexpr (CODE == kSilu) { const V s = sigmoid(z); return g * (s * (1 + z * (1 - s))); }
+  V s, rest;
+  if constexpr (CODE == kSilu) { sigmoids(z, s, rest); return g * (s * (1 + z * rest)); }
   if constexpr (CODE == kHardswish) return g * (z <= -3 ? V{} : z < 3 ? z / 3 + (A)0.5 : splat<V>(1));
   if constexpr (CODE == kGelu) { V bell; const V cdf = normal_cdf(z, bell); return g * (cdf + z * bell * (A)0.39894228040143267794); }
   if constexpr (CODE == kGeluTanh) {
-    const V square = z * z, s = sigmoid(z * (A)kTwoRootTwoOverPi * (1 + (A)kCubic * square));
-    return g * (s + z * s * (1 - s) * (A)kTwoRootTwoOverPi * (1 + (A)(3 * kCubic) * square));
+    const V square = z * z;
+    sigmoids(z * (A)kTwoRootTwoOverPi * (1 + (A)kCubic * square), s, rest);
+    return g * (s + z * s * rest * (A)kTwoRootTwoOverPi * (1 + (A)(3 * kCubic) * square));
   }
-  if constexpr (CODE == kSigmoid) { const V s = sigmoid(z); return g * (s * (1 - s)); }
+  if constexpr (CODE == kSigmoid) { sigmoids(z, s, rest); return g * (s * rest); }
   if constexpr (CODE == kTanh) { const V t = hyperbolic_tangent(z); return g * (1 - t * t); }
   if constexpr (one_bit(CODE)) return gated(passes<CODE>(z), g, slope);
   return g;

@@ -86,12 +86,14 @@ template <class F> auto with_acc(DType d, F f) { return d == kDouble ? f(double{
 struct Values {
   void* data = nullptr;
   DType dtype = kFloat;
+  int64_t stride = 1;  // a buffer may be a column of another tensor
   Values() = default;
-  explicit Values(const Tensor& t) : data(t.data_ptr()), dtype(dtype_of(t)) {
-    STD_TORCH_CHECK(t.is_contiguous(), "batchnorm: parameters and buffers must be contiguous");
+  explicit Values(const Tensor& t) : data(t.data_ptr()), dtype(dtype_of(t)), stride(t.dim() == 1 ? t.stride(0) : 1) {
+    STD_TORCH_CHECK(t.dim() == 1 || t.is_contiguous(), "batchnorm: values of more than one dimension must be contiguous");
   }
   explicit Values(const Maybe& t) { if (t) *this = Values(*t); }
   double get(int64_t i) const {
+    i *= stride;
     switch (dtype) {
       case kFloat: return ((const float*)data)[i];
       case kDouble: return ((const double*)data)[i];
@@ -101,6 +103,7 @@ struct Values {
   }
   double get_or(int64_t i, double none) const { return data ? get(i) : none; }
   void set(int64_t i, double v) const {
+    i *= stride;
     switch (dtype) {
       case kFloat: ((float*)data)[i] = (float)v; break;
       case kDouble: ((double*)data)[i] = v; break;
