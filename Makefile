@@ -36,7 +36,8 @@ test:       ## run the tests (under 15 minutes on 2 cores)
 test: setup browser
 	$(PYTEST)
 
-test-all:   ## run everything: the full product of cases, the sanitizers, the long random search
+test-all:   ## run everything: the full product of cases, the sanitizers, a longer random search
+test-all: RANDOM_CASES = 5000
 test-all: setup browser test-asan fuzz
 	$(PYTEST) --all
 
