@@ -64,7 +64,9 @@ class BuildKernels(build_ext):
         compiler = [os.environ.get("CXX", "g++")]
         extra = SANITIZE if os.environ.get("BATCHNORM_SANITIZE") else []
         jobs = [("kernels.cpp", isa, [*flags, f"-DISA={isa}"]) for isa, flags in ISAS.items()]
-        jobs += [("bind.cpp", "bind", ["-isystem", f"{root}/include", "-DTORCH_TARGET_VERSION=0x020a000000000000"])]
+        jobs += [
+            ("bind.cpp", "bind", ["-isystem", f"{root}/include", "-DTORCH_TARGET_VERSION=0x020a000000000000"])
+        ]
 
         def compile_one(job: tuple[str, str, list[str]]) -> str:
             source, name, flags = job

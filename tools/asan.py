@@ -1,4 +1,4 @@
-"""Build the CPU kernels with the address and undefined-behaviour sanitizers and run the kernels' tests on that build."""
+"""Build the CPU kernels with the address and undefined-behaviour sanitizers, and run their tests on that build."""
 
 import os
 import subprocess
@@ -19,7 +19,9 @@ def main(arguments: list[str]) -> int:
         print("the sanitized library was not built (see above): nothing was tested", file=sys.stderr)
         return 1
     runtimes = [
-        subprocess.run([compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], check=True, capture_output=True, text=True
+        ).stdout.strip()
         for name in ("libasan.so", "libubsan.so")
     ]
     environment |= {

@@ -1,4 +1,4 @@
-"""The C++ kernels, one instruction set at a time: sizes around every vector and block, threads, pointers, hard statistics.
+"""The C++ kernels, one instruction set at a time: sizes around vectors and blocks, threads, pointers, hard statistics.
 
 The truth is the plain-torch reference in float64 on the same values. Errors count in units of the last place of the
 output dtype at the largest value of the tensor.
@@ -70,7 +70,15 @@ def test_local_operators(isa, dtype, shape, last):
     weight, bias = torch.rand(channels).to(dtype) + 0.5, torch.randn(channels)
     # Two values stand at ±1 from their mean whatever they are: their gradient cancels to nothing.
     gradient_ulps = 64 if count > 2 else 1e9
-    for code, with_residual in ((0, False), (1, False), (1, True), (2, True), (3, True), (4, True), (6, False)):
+    for code, with_residual in (
+        (0, False),
+        (1, False),
+        (1, True),
+        (2, True),
+        (3, True),
+        (4, True),
+        (6, False),
+    ):
         slope, given = (0.1 if code == 3 else 0.0), residual if with_residual else None
         keep = with_residual and CODES[code].passes is not None
         arguments = (x, weight, bias, given, 1e-3, code, slope, keep)
@@ -80,26 +88,42 @@ def test_local_operators(isa, dtype, shape, last):
             assert not mean.any() and not m2.any()
             continue
         for name, a, b, kind in zip(
-            ("y", "mean", "m2"), (y, mean, m2), (reference.forward(*wide(*arguments))[i] for i in (0, 2, 3)), (dtype, acc, acc)
+            ("y", "mean", "m2"),
+            (y, mean, m2),
+            (reference.forward(*wide(*arguments))[i] for i in (0, 2, 3)),
+            (dtype, acc, acc),
+            strict=True,
         ):
             assert_close(a, b, kind, 24, f"{name} {code}")
         arguments = (x, mean[0], m2[0] + 0.5, weight, bias, given, 1e-3, code, slope, False)
-        for a, b, kind in zip(ops.evaluate.default(*arguments)[:3], reference.evaluate(*wide(*arguments)), (dtype, acc, acc)):
+        for a, b, kind in zip(
+            ops.evaluate.default(*arguments)[:3],
+            reference.evaluate(*wide(*arguments))[:3],
+            (dtype, acc, acc),
+            strict=True,
+        ):
             assert_close(a, b, kind, 24, f"evaluate {code}")
         for training in (True, False):
             arguments = (
-                dy, x, mean, m2, count if training else 1, weight, bias, None if keep else given, bits if keep else None,
-                1e-3, code, slope, training, with_residual,
+                dy, x, mean, m2, count if training else 1, weight, bias, None if keep else given,
+                bits if keep else None, 1e-3, code, slope, training, with_residual,
             )  # fmt: skip
             names = ("dx", "dweight", "dbias", "dresidual")
-            for name, a, b in zip(names, ops.backward.default(*arguments), reference.backward(*wide(*arguments))):
-                assert_close(a, b, a.dtype, gradient_ulps * (8 if name != "dx" else 1), f"{name} {code} {training}")
+            for name, a, b in zip(
+                names, ops.backward.default(*arguments), reference.backward(*wide(*arguments)), strict=True
+            ):
+                assert_close(
+                    a, b, a.dtype, gradient_ulps * (8 if name != "dx" else 1), f"{name} {code} {training}"
+                )
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["planes", "lanes"])
 @pytest.mark.parametrize("shape", [s for s in SHAPES if 0 not in s], ids=str)
-@pytest.mark.parametrize("masked, grouped", [(True, ""), (False, "block"), (True, "block"), (False, "index"), (True, "index")])
-def test_masks_and_groups(isa, shape, last, masked, grouped, dtype=torch.float32):
+@pytest.mark.parametrize(
+    ("masked", "grouped"), [(True, ""), (False, "block"), (True, "block"), (False, "index"), (True, "index")]
+)
+def test_masks_and_groups(isa, shape, last, masked, grouped):
+    dtype = torch.float32
     n, c = shape[:2]
     x, dy, residual = (dense(shape, dtype, last, seed) for seed in range(3))
     length = x[0, 0].numel()
@@ -107,12 +131,18 @@ def test_masks_and_groups(isa, shape, last, masked, grouped, dtype=torch.float32
     clean = x
     if masked:  # NaN where nothing may look
         shaped = mask.view(n, 1, *shape[2:]) if len(shape) > 2 else mask
-        x = torch.where(shaped, x, torch.nan).as_strided(x.shape, x.stride()) if not last else x.masked_fill(~shaped, torch.nan)
+        x = (
+            torch.where(shaped, x, torch.nan).as_strided(x.shape, x.stride())
+            if not last
+            else x.masked_fill(~shaped, torch.nan)
+        )
         x = torch.empty_strided(clean.shape, clean.stride()).copy_(x)
     groups, block = ((n + 2) // 3, 3) if grouped == "block" else (3, 1) if grouped == "index" else (1, 1)
     index = torch.arange(n) * 7 % 3 if grouped == "index" else None
     for got, want in zip(
-        ops.moments.default(x, mask, groups, block, index), reference.moments(clean.double(), mask, groups, block, index)
+        ops.moments.default(x, mask, groups, block, index),
+        reference.moments(clean.double(), mask, groups, block, index),
+        strict=True,
     ):
         assert_close(got, want, torch.float32, 32, "moments")
     mean, scale, shift, p, q, r = (torch.randn(groups, c) for _ in range(6))
@@ -126,11 +156,13 @@ def test_masks_and_groups(isa, shape, last, masked, grouped, dtype=torch.float32
         for got, want in zip(
             ops.grad_reduce.default(dy, x, mean, scale, shift, *given, *tail),
             reference.grad_reduce(*wide(dy, clean, mean, scale, shift, *given), *tail),
+            strict=True,
         ):
             assert_close(got, want, torch.float32, 200, "grad_reduce")
         for got, want in zip(
             ops.grad_apply.default(dy, x, mean, scale, shift, p, q, r, *given, *tail, True),
             reference.grad_apply(*wide(dy, clean, mean, scale, shift, p, q, r, *given), *tail, True),
+            strict=True,
         ):
             assert_close(got, want, dtype, 32, "grad_apply")
 
@@ -144,10 +176,15 @@ def without_cancellation(code, z, slope):
     return CODES[code].apply(z, slope)
 
 
-@pytest.mark.parametrize("code", CODES, ids=[name for name in ACTIVATIONS])
+@pytest.mark.parametrize("code", CODES, ids=list(ACTIVATIONS))
 def test_activations_are_as_accurate_as_torchs(isa, code, dtype):
     """Over twelve decades and both signs: error at most torch's own, or 2 units of the last place."""
-    z = torch.cat([torch.linspace(-12, 12, 4001, dtype=torch.float64), torch.logspace(-8, 1.3, 400, dtype=torch.float64)])
+    z = torch.cat(
+        [
+            torch.linspace(-12, 12, 4001, dtype=torch.float64),
+            torch.logspace(-8, 1.3, 400, dtype=torch.float64),
+        ]
+    )
     z = torch.cat([z, -z]).to(dtype).view(1, 1, -1)
     slope, acc = (0.1 if code == 3 else 0.0), WIDE.get(dtype, torch.float32)
     zero, one = torch.zeros(1, 1, dtype=acc), torch.ones(1, 1, dtype=acc)
@@ -162,7 +199,13 @@ def test_activations_are_as_accurate_as_torchs(isa, code, dtype):
         torch.ones_like(z), z, zero, one, zero, one, zero, zero, None, None, None, 1, None, code, slope, False
     )
     # in float64 the truth's own formula, 1 - tanh², is the less accurate of the two
-    assert_close(dx, CODES[code].derivative(z.double(), slope), dtype, 64 if dtype == torch.float64 else 16, "derivative")
+    assert_close(
+        dx,
+        CODES[code].derivative(z.double(), slope),
+        dtype,
+        64 if dtype == torch.float64 else 16,
+        "derivative",
+    )
 
 
 @pytest.mark.parametrize("special", [float("nan"), float("inf"), -float("inf")])
@@ -176,7 +219,9 @@ def test_relus_treat_special_values_as_torch(isa, special):
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["planes", "lanes"])
-@pytest.mark.parametrize("shape", [(3, 5, 200, 101), (64, 40, 7, 7), (9, 2, 30000), (70000, 3), (40, 64, 16, 16)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 5, 200, 101), (64, 40, 7, 7), (9, 2, 30000), (70000, 3), (40, 64, 16, 16)], ids=str
+)
 def test_same_bits_for_any_number_of_threads(isa, threads, shape, last):
     x, dy = dense(shape, torch.float32, last, 0), dense(shape, torch.float32, last, 1)
     weight, bias = torch.rand(shape[1]), torch.rand(shape[1])
@@ -185,12 +230,14 @@ def test_same_bits_for_any_number_of_threads(isa, threads, shape, last):
         threads(count)
         out = ops.forward.default(x, weight, bias, None, 1e-5, 1, 0.0, False)
         n = x.numel() // shape[1]
-        back = ops.backward.default(dy, x, out[2], out[3], n, weight, bias, None, None, 1e-5, 1, 0.0, True, False)
+        back = ops.backward.default(
+            dy, x, out[2], out[3], n, weight, bias, None, None, 1e-5, 1, 0.0, True, False
+        )
         alone = ops.moments.default(x, None, 1, 1, None)
-        assert all(torch.equal(a, b) for a, b in zip(alone, out[1:4]))
+        assert all(torch.equal(a, b) for a, b in zip(alone, out[1:4], strict=True))
         results.append((*out, *back))
     for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["planes", "lanes"])
@@ -200,7 +247,9 @@ def test_pointers_need_no_alignment(isa, dtype, last):
         storage = torch.empty(x.numel() + offset, dtype=dtype)
         shifted = storage[offset:].as_strided(x.shape, x.stride(), offset)
         shifted.copy_(x)
-        for a, b in zip(*(ops.forward.default(v, None, None, v, 1e-5, 1, 0.0, True) for v in (x, shifted))):
+        for a, b in zip(
+            *(ops.forward.default(v, None, None, v, 1e-5, 1, 0.0, True) for v in (x, shifted)), strict=True
+        ):
             assert torch.equal(a, b)
 
 
@@ -212,10 +261,15 @@ def test_streamed_stores_write_the_same(isa, dtype, last):
         cpu.configure(isa, stream_bytes=stream_bytes)
         out = ops.forward.default(x, None, None, x, 1e-5, 1, 0.0, True)
         results.append(
-            (*out, *ops.backward.default(dy, x, out[2], out[3], 2048, None, None, None, out[4], 1e-5, 1, 0.0, True, True))
+            (
+                *out,
+                *ops.backward.default(
+                    dy, x, out[2], out[3], 2048, None, None, None, out[4], 1e-5, 1, 0.0, True, True
+                ),
+            )
         )
     cpu.configure(isa, stream_bytes=16 << 20)
-    assert all(torch.equal(a, b) for a, b in zip(*results))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["planes", "lanes"])
@@ -230,9 +284,8 @@ def test_a_bad_shift_is_noticed_and_repaired(isa, last):
     x.masked_fill_(padding.view(16, 1, 64, 64), 0.0)
     _, mean, m2 = ops.moments.default(x, None, 1, 1, None)
     want = x.double().var(dim=(0, 2, 3), correction=0) * 16 * length
-    assert torch.allclose(m2[0].double(), want, rtol=3e-6) and torch.allclose(
-        mean[0].double(), x.double().mean(dim=(0, 2, 3)), rtol=1e-7
-    )
+    torch.testing.assert_close(m2[0].double(), want, rtol=3e-6, atol=0.0)
+    torch.testing.assert_close(mean[0].double(), x.double().mean(dim=(0, 2, 3)), rtol=1e-7, atol=0.0)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["planes", "lanes"])
@@ -279,7 +332,9 @@ def test_refuses_what_it_does_not_know():
         cpu.configure("sse9")
     with pytest.raises(RuntimeError, match="strides of x"):
         x = torch.randn(2, 3, 4, 4)
-        ops.forward.default(x, None, None, x.contiguous(memory_format=torch.channels_last), 1e-5, 0, 0.0, False)
+        ops.forward.default(
+            x, None, None, x.contiguous(memory_format=torch.channels_last), 1e-5, 0, 0.0, False
+        )
     with pytest.raises(RuntimeError, match="dense"):
         ops.moments.default(torch.randn(4, 6, 8)[:, ::2], None, 1, 1, None)
 
