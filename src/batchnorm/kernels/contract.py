@@ -9,12 +9,13 @@ whole batch. mask is bool (N, L), True = real. dy, residual and dx have the stri
 `core.activation`, `slope` its slope; `bits` records where a two-valued derivative is 1 (`shapes.bits_shape`).
 """
 
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from batchnorm.core import shapes
+from batchnorm.core.activation import ACTIVATIONS
 from batchnorm.kernels import reference
 
 _GRADIENT: Final = (
@@ -64,8 +65,12 @@ def _vectors(x: Tensor, groups: int, how_many: int) -> tuple[Tensor, ...]:
     return tuple(x.new_empty((groups, x.size(1)), dtype=dtype) for _ in range(how_many))
 
 
-def _bits(x: Tensor, keep: bool) -> Tensor:
-    return x.new_empty(shapes.bits_shape(x) if keep else (0,), dtype=torch.uint8)
+_ONE_BIT: Final = {formula.code for formula in ACTIVATIONS.values() if formula.passes is not None}
+
+
+def _bits(x: Tensor, activation: int, slope: float, keep: bool) -> Tensor:
+    kept = keep and activation in _ONE_BIT
+    return x.new_empty(shapes.bits_shape(x) if kept else (0,), dtype=torch.uint8)
 
 
 def _fake_moments(
@@ -74,8 +79,8 @@ def _fake_moments(
     return x.new_empty((groups,), dtype=torch.float64), *_vectors(x, groups, 2)
 
 
-def _fake_normalise(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
-    return _empty_like(x), _bits(x, bool(rest[-1]))
+def _fake_normalise(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _empty_like(x), _bits(x, *rest[-3:])
 
 
 def _fake_grad_reduce(dy: Tensor, x: Tensor, mean: Tensor, *rest: object) -> tuple[Tensor, ...]:
@@ -86,17 +91,17 @@ def _fake_grad_apply(dy: Tensor, x: Tensor, *rest: object) -> tuple[Tensor, Tens
     return _empty_like(x), _empty_like(x) if rest[-1] else x.new_empty(0)
 
 
-def _fake_forward(x: Tensor, *rest: object) -> tuple[Tensor, ...]:
+def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return (
         _empty_like(x),
         x.new_empty((1,), dtype=torch.float64),
         *_vectors(x, 1, 2),
-        _bits(x, bool(rest[-1])),
+        _bits(x, *rest[-3:]),
     )
 
 
-def _fake_evaluate(x: Tensor, *rest: object) -> tuple[Tensor, ...]:
-    return _empty_like(x), *_vectors(x, 1, 2), _bits(x, bool(rest[-1]))
+def _fake_evaluate(x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return _empty_like(x), *_vectors(x, 1, 2), _bits(x, *rest[-3:])
 
 
 def _fake_backward(
