@@ -37,12 +37,16 @@ DType dtype_of(const Tensor& t) {
     case ScalarType::Double: return kDouble;
     case ScalarType::BFloat16: return kBFloat16;
     case ScalarType::Half: return kHalf;
-    default: STD_TORCH_CHECK(false, "batchnorm: the CPU kernels take float32, float64, bfloat16 and float16"); return kFloat;
+    default:
+      STD_TORCH_CHECK(false, "batchnorm: the CPU kernels take float32, float64, bfloat16 and float16");
+      return kFloat;
   }
 }
 int32_t torch_dtype(DType d) {
-  return d == kFloat ? aoti_torch_dtype_float32() : d == kDouble ? aoti_torch_dtype_float64()
-       : d == kBFloat16 ? aoti_torch_dtype_bfloat16() : aoti_torch_dtype_float16();
+  return d == kFloat      ? aoti_torch_dtype_float32()
+         : d == kDouble   ? aoti_torch_dtype_float64()
+         : d == kBFloat16 ? aoti_torch_dtype_bfloat16()
+                          : aoti_torch_dtype_float16();
 }
 int64_t bytes_of(DType d) { return d == kDouble ? 8 : d == kFloat ? 4 : 2; }
 
@@ -55,13 +59,14 @@ Tensor empty(std::initializer_list<int64_t> sizes, int32_t dtype) {
 }
 Tensor empty_like(const Tensor& x, DType dtype) {
   AtenTensorHandle h;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(x.dim(), x.sizes().data(), x.strides().data(), torch_dtype(dtype),
-                                                         aoti_torch_device_type_cpu(), 0, &h));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(x.dim(), x.sizes().data(), x.strides().data(),
+                                                         torch_dtype(dtype), aoti_torch_device_type_cpu(), 0, &h));
   Tensor y(h);
   // A fresh large block costs more in page faults than in arithmetic, unless it comes in huge pages.
   const int64_t bytes = x.numel() * bytes_of(dtype), least = settings.huge_page_bytes;
   if (least > 0 && bytes >= least) {
-    const uintptr_t begin = ((uintptr_t)y.data_ptr() + 4095) & ~4095ull, end = ((uintptr_t)y.data_ptr() + bytes) & ~4095ull;
+    const uintptr_t begin = ((uintptr_t)y.data_ptr() + 4095) & ~4095ull,
+                    end = ((uintptr_t)y.data_ptr() + bytes) & ~4095ull;
     madvise((void*)begin, end - begin, MADV_HUGEPAGE);
   }
   return y;
@@ -89,9 +94,12 @@ struct Values {
   int64_t stride = 1;  // a buffer may be a column of another tensor
   Values() = default;
   explicit Values(const Tensor& t) : data(t.data_ptr()), dtype(dtype_of(t)), stride(t.dim() == 1 ? t.stride(0) : 1) {
-    STD_TORCH_CHECK(t.dim() == 1 || t.is_contiguous(), "batchnorm: values of more than one dimension must be contiguous");
+    STD_TORCH_CHECK(t.dim() == 1 || t.is_contiguous(),
+                    "batchnorm: values of more than one dimension must be contiguous");
   }
-  explicit Values(const Maybe& t) { if (t) *this = Values(*t); }
+  explicit Values(const Maybe& t) {
+    if (t) *this = Values(*t);
+  }
   double get(int64_t i) const {
     i *= stride;
     switch (dtype) {
@@ -179,27 +187,31 @@ struct Input {
   }
   void use_bits(const Maybe& bits) {
     if (!bits) return;
-    STD_TORCH_CHECK(bits->numel() == bits_rows * bits_row_bytes && bits->is_contiguous() && bits->scalar_type() == ScalarType::Byte,
-                    "batchnorm: bits do not belong to x");
+    STD_TORCH_CHECK(
+        bits->numel() == bits_rows * bits_row_bytes && bits->is_contiguous() && bits->scalar_type() == ScalarType::Byte,
+        "batchnorm: bits do not belong to x");
     p.bits = (uint8_t*)bits->data_ptr();
   }
   // Streamed stores must fill whole lines.
   void choose_stores(const void* out, const void* other) {
     const int64_t row = (p.lanes ? p.C : p.L) * bytes_of(dtype), least = settings.stream_bytes;
-    p.streamed = least > 0 && p.elements() * bytes_of(dtype) >= least && row % 64 == 0 && ((uintptr_t)out | (uintptr_t)other) % 64 == 0;
+    p.streamed = least > 0 && p.elements() * bytes_of(dtype) >= least && row % 64 == 0 &&
+                 ((uintptr_t)out | (uintptr_t)other) % 64 == 0;
   }
   Tensor vectors() const { return empty({p.groups, p.C}, torch_dtype(acc)); }
 };
 
 // scale and shift of y = scale (x - mean) + shift; backward computes the same bits again
-template <class A> void affine(A* scale, A* shift, int64_t c, double variance, double eps, const Values& weight, const Values& bias) {
+template <class A> void affine(A* scale, A* shift, int64_t c, double variance, double eps, const Values& weight,
+                               const Values& bias) {
   scale[c] = (A)(weight.get_or(c, 1) / sqrt(variance + eps));
   shift[c] = (A)bias.get_or(c, 0);
 }
 
 // Sums with a guess as shift; then mean and m2 as they are, or once more where the guess was bad.
 template <class A, class Then, class Map>
-void measure(Input& in, const Groups& groups, const double* count, A* mean, A* m2, Then then, const Problem& maps, Map map) {
+void measure(Input& in, const Groups& groups, const double* count, A* mean, A* m2, Then then, const Problem& maps,
+             Map map) {
   Problem sums = in.p;
   const auto guess = std::make_unique<A[]>(in.p.groups * in.p.C);
   sums.mean = guess.get();
@@ -236,17 +248,20 @@ std::tuple<Tensor, Tensor, Tensor> moments(Tensor x, Maybe mask, int64_t group_c
   for (int64_t g = 0; g < group_count; g++) n[g] = (double)groups.count(in.p, g);
   with_acc(in.acc, [&](auto zero) {
     using A = decltype(zero);
-    measure(in, groups, n, (A*)mean.data_ptr(), (A*)m2.data_ptr(), [](int64_t, int64_t) {}, in.p, (decltype(in.kernels->normalise))nullptr);
+    measure(
+        in, groups, n, (A*)mean.data_ptr(), (A*)m2.data_ptr(), [](int64_t, int64_t) {}, in.p,
+        (decltype(in.kernels->normalise))nullptr);
   });
   return {count, mean, m2};
 }
 
 void set_affine(Input& in, const Tensor& mean, const Tensor& scale, const Tensor& shift) {
-  in.p.mean = vector(in.p, in.acc, mean), in.p.scale = vector(in.p, in.acc, scale), in.p.shift = vector(in.p, in.acc, shift);
+  in.p.mean = vector(in.p, in.acc, mean), in.p.scale = vector(in.p, in.acc, scale),
+  in.p.shift = vector(in.p, in.acc, shift);
 }
 
-std::tuple<Tensor, Tensor> normalise(Tensor x, Tensor mean, Tensor scale, Tensor shift, Maybe residual, Maybe mask, int64_t block,
-                                     Maybe index, int64_t activation, double slope, bool keep_bits) {
+std::tuple<Tensor, Tensor> normalise(Tensor x, Tensor mean, Tensor scale, Tensor shift, Maybe residual, Maybe mask,
+                                     int64_t block, Maybe index, int64_t activation, double slope, bool keep_bits) {
   Input in(x, (int)activation, slope);
   in.group(mean.size(0), block, index, mask);
   set_affine(in, mean, scale, shift);
@@ -259,8 +274,9 @@ std::tuple<Tensor, Tensor> normalise(Tensor x, Tensor mean, Tensor scale, Tensor
   return {y, bits};
 }
 
-std::tuple<Tensor, Tensor> grad_reduce(Tensor dy, Tensor x, Tensor mean, Tensor scale, Tensor shift, Maybe residual, Maybe bits,
-                                       Maybe mask, int64_t block, Maybe index, int64_t activation, double slope) {
+std::tuple<Tensor, Tensor> grad_reduce(Tensor dy, Tensor x, Tensor mean, Tensor scale, Tensor shift, Maybe residual,
+                                       Maybe bits, Maybe mask, int64_t block, Maybe index, int64_t activation,
+                                       double slope) {
   Input in(x, (int)activation, slope);
   in.group(mean.size(0), block, index, mask);
   set_affine(in, mean, scale, shift);
@@ -283,16 +299,17 @@ std::tuple<Tensor, Tensor> grad_reduce(Tensor dy, Tensor x, Tensor mean, Tensor 
   return {sum_g, sum_gx};
 }
 
-std::tuple<Tensor, Tensor> grad_apply(Tensor dy, Tensor x, Tensor mean, Tensor scale, Tensor shift, Tensor p, Tensor q, Tensor r,
-                                      Maybe residual, Maybe bits, Maybe mask, int64_t block, Maybe index, int64_t activation,
-                                      double slope, bool need_residual) {
+std::tuple<Tensor, Tensor> grad_apply(Tensor dy, Tensor x, Tensor mean, Tensor scale, Tensor shift, Tensor p, Tensor q,
+                                      Tensor r, Maybe residual, Maybe bits, Maybe mask, int64_t block, Maybe index,
+                                      int64_t activation, double slope, bool need_residual) {
   Input in(x, (int)activation, slope);
   in.group(mean.size(0), block, index, mask);
   set_affine(in, mean, scale, shift);
   in.p.p = vector(in.p, in.acc, p), in.p.q = vector(in.p, in.acc, q), in.p.r = vector(in.p, in.acc, r);
   in.p.dy = like(x, dy, "dy"), in.p.residual = like(x, residual, "residual");
   in.use_bits(bits);
-  Tensor dx = empty_like(x, in.dtype), dresidual = need_residual ? empty_like(x, in.dtype) : empty({0}, torch_dtype(in.dtype));
+  Tensor dx = empty_like(x, in.dtype),
+         dresidual = need_residual ? empty_like(x, in.dtype) : empty({0}, torch_dtype(in.dtype));
   in.p.dx = dx.data_ptr(), in.p.dresidual = need_residual ? dresidual.data_ptr() : nullptr;
   in.simplify();
   in.choose_stores(in.p.dx, in.p.dresidual);
@@ -300,11 +317,13 @@ std::tuple<Tensor, Tensor> grad_apply(Tensor dy, Tensor x, Tensor mean, Tensor s
   return {dx, dresidual};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Maybe weight, Maybe bias, Maybe residual, double eps,
-                                                           int64_t activation, double slope, bool keep_bits) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Maybe weight, Maybe bias, Maybe residual,
+                                                           double eps, int64_t activation, double slope,
+                                                           bool keep_bits) {
   Input in(x, (int)activation, slope);
   in.p.residual = like(x, residual, "residual");
-  Tensor y = empty_like(x, in.dtype), count = empty({1}, aoti_torch_dtype_float64()), mean = in.vectors(), m2 = in.vectors();
+  Tensor y = empty_like(x, in.dtype), count = empty({1}, aoti_torch_dtype_float64()), mean = in.vectors(),
+         m2 = in.vectors();
   Tensor bits = in.keep_bits(keep_bits);
   const Values w(weight), b(bias);
   in.p.y = y.data_ptr();
@@ -319,17 +338,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(Tensor x, Maybe weigh
     A *scale = scratch.get(), *shift = scale + in.p.C, *m = (A*)mean.data_ptr(), *square = (A*)m2.data_ptr();
     Problem maps = in.p;
     maps.mean = m, maps.scale = scale, maps.shift = shift;
-    measure(in, groups, &n, m, square,
-            [&](int64_t c0, int64_t c1) {
-              for (int64_t c = c0; c < c1; c++) affine(scale, shift, c, n ? square[c] / n : 0, eps, w, b);
-            },
-            maps, in.kernels->normalise);
+    measure(
+        in, groups, &n, m, square,
+        [&](int64_t c0, int64_t c1) {
+          for (int64_t c = c0; c < c1; c++) affine(scale, shift, c, n ? square[c] / n : 0, eps, w, b);
+        },
+        maps, in.kernels->normalise);
   });
   return {y, count, mean, m2, bits};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> evaluate(Tensor x, Tensor running_mean, Tensor running_var, Maybe weight, Maybe bias,
-                                                    Maybe residual, double eps, int64_t activation, double slope, bool keep_bits) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> evaluate(Tensor x, Tensor running_mean, Tensor running_var, Maybe weight,
+                                                    Maybe bias, Maybe residual, double eps, int64_t activation,
+                                                    double slope, bool keep_bits) {
   Input in(x, (int)activation, slope);
   in.p.residual = like(x, residual, "residual");
   Tensor y = empty_like(x, in.dtype), mean = in.vectors(), variance = in.vectors(), bits = in.keep_bits(keep_bits);
@@ -351,16 +372,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> evaluate(Tensor x, Tensor running_mea
   return {y, mean, variance, bits};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dy, Tensor x, Tensor mean, Tensor m2, int64_t positions, Maybe weight, Maybe bias,
-                                                    Maybe residual, Maybe bits, double eps, int64_t activation, double slope,
-                                                    bool training, bool need_residual) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dy, Tensor x, Tensor mean, Tensor m2, int64_t positions,
+                                                    Maybe weight, Maybe bias, Maybe residual, Maybe bits, double eps,
+                                                    int64_t activation, double slope, bool training,
+                                                    bool need_residual) {
   Input in(x, (int)activation, slope);
   in.p.mean = vector(in.p, in.acc, mean);
   const void* squares = vector(in.p, in.acc, m2);
   const double count = (double)positions;  // in double, as in forward: the ReLU is recomputed from the same scale
   in.p.dy = like(x, dy, "dy"), in.p.residual = like(x, residual, "residual");
   in.use_bits(bits);
-  Tensor dx = empty_like(x, in.dtype), dresidual = need_residual ? empty_like(x, in.dtype) : empty({0}, torch_dtype(in.dtype));
+  Tensor dx = empty_like(x, in.dtype),
+         dresidual = need_residual ? empty_like(x, in.dtype) : empty({0}, torch_dtype(in.dtype));
   Tensor dweight = empty({in.p.C}, torch_dtype(weight ? dtype_of(*weight) : in.acc));
   Tensor dbias = empty({in.p.C}, torch_dtype(bias ? dtype_of(*bias) : in.acc));
   const Values w(weight), b(bias), dw(dweight), db(dbias);
@@ -382,7 +405,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor dy, Tensor x, Tensor 
         },
         [&](int64_t, int64_t c0, int64_t c1, const double* total, int) {
           for (int64_t c = c0; c < c1; c++) {
-            const double sum_g = total[c - c0], sum_gx = total[c1 - c0 + c - c0], inverse = 1 / sqrt(((const A*)squares)[c] / count + eps);
+            const double sum_g = total[c - c0], sum_gx = total[c1 - c0 + c - c0],
+                         inverse = 1 / sqrt(((const A*)squares)[c] / count + eps);
             db.set(c, sum_g);
             dw.set(c, sum_gx * inverse);
             q[c] = (A)(-scale[c] * inverse * inverse * sum_gx / count);
@@ -399,7 +423,8 @@ void update_(Maybe running_mean, Maybe running_var, Maybe num_batches_tracked, T
              std::optional<double> momentum) {
   double share = momentum.value_or(0);
   if (num_batches_tracked) {
-    STD_TORCH_CHECK(num_batches_tracked->scalar_type() == ScalarType::Long, "batchnorm: num_batches_tracked must be int64");
+    STD_TORCH_CHECK(num_batches_tracked->scalar_type() == ScalarType::Long,
+                    "batchnorm: num_batches_tracked must be int64");
     const int64_t seen = ++*(int64_t*)num_batches_tracked->data_ptr();
     if (!momentum) share = 1.0 / (double)seen;
   }

@@ -11,12 +11,14 @@
 #include <torch/csrc/stable/c/shim.h>
 #include "problem.h"
 
-constexpr int64_t kGrain = 32768;                 // elements below which a second thread does not pay
-constexpr int64_t kPlaneBlock = 4096;             // most positions in a block of planes: what its lanes may sum in float
-constexpr int64_t kLaneBlock = 256, kMostLaneBlocks = 64;  // positions in a block of lanes, unless there would be too many
-constexpr int64_t kShortRows = 64;                // most samples in a block of planes: short rows all fall on the same few lanes
-constexpr int64_t kCacheBytes = 384 << 10;        // what a group of small channels may take of the second-level cache
-constexpr int64_t kLargeChannelBytes = 12 << 20;  // a channel that will have left every cache when the second pass comes
+constexpr int64_t kGrain = 32768;      // elements below which a second thread does not pay
+constexpr int64_t kPlaneBlock = 4096;  // most positions in a block of planes: what its lanes may sum in float
+constexpr int64_t kLaneBlock = 256,
+                  kMostLaneBlocks = 64;  // positions in a block of lanes, unless there would be too many
+constexpr int64_t kShortRows = 64;       // most samples in a block of planes: short rows all fall on the same few lanes
+constexpr int64_t kCacheBytes = 384 << 10;  // what a group of small channels may take of the second-level cache
+constexpr int64_t kLargeChannelBytes = 12
+                                       << 20;  // a channel that will have left every cache when the second pass comes
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t threads() {
@@ -76,8 +78,8 @@ struct Groups {
 struct Blocks {
   const Problem& p;
   const Groups& groups;
-  int64_t samples, parts, part;     // samples in a block; parts of a sample, positions in a part
-  std::vector<int64_t> first;       // the first block of each group
+  int64_t samples, parts, part;  // samples in a block; parts of a sample, positions in a part
+  std::vector<int64_t> first;    // the first block of each group
   Blocks(const Problem& p, const Groups& groups) : p(p), groups(groups), first(p.groups + 1, 0) {
     const int64_t size = p.lanes ? std::max(kLaneBlock, ceil_div(p.N * p.L, kMostLaneBlocks)) : kPlaneBlock;
     const int64_t most = p.lanes ? size : kShortRows;
@@ -120,8 +122,8 @@ template <class Map> void in_memory_order(const Problem& p, Map map) {
 //   start(g, c0, c1)                    before a range of channels is summed for the first time
 //   finish(g, c0, c1, sums, attempt)    sums[2][c1 - c0]; false: sum this range once more
 template <class Sum, class Start, class Finish, class Map>
-void sum_then_map(const Problem& sums, const Groups& groups, Sum sum, Start start, Finish finish, const Problem& maps, Map map,
-                  int64_t bytes_of_element) {
+void sum_then_map(const Problem& sums, const Groups& groups, Sum sum, Start start, Finish finish, const Problem& maps,
+                  Map map, int64_t bytes_of_element) {
   const Problem& p = sums;
   const Blocks blocks(p, groups);
   const int64_t positions = p.N * p.L;
@@ -147,13 +149,14 @@ void sum_then_map(const Problem& sums, const Groups& groups, Sum sum, Start star
   bool again = true;
   for (int attempt = 0; again; attempt++) {
     const auto partial = std::make_unique<double[]>(blocks.count() * 2 * p.C);
-    parallel(blocks.count() * strips, positions / std::max<int64_t>(1, blocks.count()) * step, [&](int64_t a, int64_t b) {
-      for (; a < b; a++) {
-        const int64_t k = a / strips, c = a % strips * step;
-        const int64_t g = std::upper_bound(blocks.first.begin(), blocks.first.end(), k) - blocks.first.begin() - 1;
-        sum(p, blocks.tile(g, k, c, std::min(p.C, c + step)), partial.get() + k * 2 * p.C + 2 * c);
-      }
-    });
+    parallel(
+        blocks.count() * strips, positions / std::max<int64_t>(1, blocks.count()) * step, [&](int64_t a, int64_t b) {
+          for (; a < b; a++) {
+            const int64_t k = a / strips, c = a % strips * step;
+            const int64_t g = std::upper_bound(blocks.first.begin(), blocks.first.end(), k) - blocks.first.begin() - 1;
+            sum(p, blocks.tile(g, k, c, std::min(p.C, c + step)), partial.get() + k * 2 * p.C + 2 * c);
+          }
+        });
     again = false;
     std::vector<double> total(2 * step);
     for (int64_t g = 0; g < p.groups; g++)

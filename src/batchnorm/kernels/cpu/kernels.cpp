@@ -30,7 +30,9 @@ template <class T, bool LANES> struct Parameter {
 template <class T, bool LANES> struct Affine {
   Parameter<T, LANES> mean, scale, shift;
   INLINE Affine(const Problem& p, int64_t at) : mean(p.mean, at), scale(p.scale, at), shift(p.shift, at) {}
-  template <class... N> INLINE Vec<T> operator()(Vec<T> d, int64_t i, N... n) const { return d * scale(i, n...) + shift(i, n...); }
+  template <class... N> INLINE Vec<T> operator()(Vec<T> d, int64_t i, N... n) const {
+    return d * scale(i, n...) + shift(i, n...);
+  }
 };
 
 // Where the elements of one row lie, by value so that the compiler sees that no store changes it.
@@ -55,8 +57,10 @@ template <class T> INLINE Row<T> plane_row(const Problem& p, int64_t n, int64_t 
 template <class T, bool LANES, class F> INLINE void for_rows(const Problem& p, const Tile& t, F f) {
   for (int64_t j = t.j0; j < t.j1; j++) {
     const int64_t n = p.sample(j), group = p.group(n) * p.C;
-    if constexpr (LANES) for (int64_t i = t.i0; i < t.i1; i++) f(lane_row<T>(p, n, i, t.c0), group + t.c0, t.c1 - t.c0);
-    else for (int64_t c = t.c0; c < t.c1; c++) f(plane_row<T>(p, n, t.i0, c), group + c, t.i1 - t.i0);
+    if constexpr (LANES)
+      for (int64_t i = t.i0; i < t.i1; i++) f(lane_row<T>(p, n, i, t.c0), group + t.c0, t.c1 - t.c0);
+    else
+      for (int64_t c = t.c0; c < t.c1; c++) f(plane_row<T>(p, n, t.i0, c), group + c, t.i1 - t.i0);
   }
 }
 // f(i) for whole vectors, f(i, n) for the rest
@@ -71,7 +75,12 @@ template <bool STREAMED, class T, class... N> INLINE void put(T* p, Vec<T> v, N.
 }
 
 // ---- fast way: what a pass sums, or needs of the gradient
-enum Source { kDeviation, kOpen, kSign, kBits };  // d itself; dy; dy where the ReLU, recomputed from x, is open; dy by bits
+enum Source {
+  kDeviation,
+  kOpen,
+  kSign,
+  kBits
+};  // d itself; dy; dy where the ReLU, recomputed from x, is open; dy by bits
 
 template <Source S, class T, bool LANES, class... N>
 INLINE void fetch(const Affine<T, LANES>& a, const Row<T>& row, Vec<T>& g, Vec<T>& d, int64_t i, N... n) {
@@ -116,7 +125,7 @@ template <Source S, class T> void sum_planes(const Problem& p, const Tile& t, do
 template <Source S, class T> void sum_lanes(const Problem& p, const Tile& t, double* sums) {
   using V = Vec<T>;
   constexpr int64_t kAhead = 8192;  // bytes
-  constexpr int kRun = 64;      // rows summed in the accumulation type before the sum moves to double
+  constexpr int kRun = 64;          // rows summed in the accumulation type before the sum moves to double
   alignas(64) Acc<T> total_g[kLaneChannels], total_gd[kLaneChannels];
   const int64_t channels = t.c1 - t.c0, length = t.i1 - t.i0, rows = (t.j1 - t.j0) * length;
   const Affine<T, true> a(p, p.group(p.sample(t.j0)) * p.C + t.c0);
@@ -150,7 +159,8 @@ template <Source S, class T> void sum_lanes(const Problem& p, const Tile& t, dou
   }
 }
 
-template <class T, bool LANES, bool RESIDUAL, bool BITS, bool STREAMED> void normalise_fast(const Problem& p, const Tile& t) {
+template <class T, bool LANES, bool RESIDUAL, bool BITS, bool STREAMED> void normalise_fast(const Problem& p,
+                                                                                            const Tile& t) {
   const Vec<T> floor = splat<Vec<T>>(p.activation == kRelu ? 0.0 : -__builtin_inf());
   for_rows<T, LANES>(p, t, [&](Row<T> row, int64_t at, int64_t length) __attribute__((always_inline)) {
     const Affine<T, LANES> a(p, at);
@@ -164,7 +174,8 @@ template <class T, bool LANES, bool RESIDUAL, bool BITS, bool STREAMED> void nor
   if (STREAMED) fence();
 }
 
-template <class T, bool LANES, Source S, bool RESIDUAL, bool STREAMED> void apply_fast(const Problem& p, const Tile& t) {
+template <class T, bool LANES, Source S, bool RESIDUAL, bool STREAMED> void apply_fast(const Problem& p,
+                                                                                       const Tile& t) {
   for_rows<T, LANES>(p, t, [&](Row<T> row, int64_t at, int64_t length) __attribute__((always_inline)) {
     const Affine<T, LANES> a(p, at);
     const Parameter<T, LANES> u(p.p, at), v(p.q, at), w(p.r, at);
@@ -183,12 +194,17 @@ constexpr int64_t kPiece = 256;
 template <class T> INLINE int64_t vectors(int64_t length) { return (length + width<T> - 1) / width<T>; }
 
 template <class V, class A> void activate(int activation, V* z, int64_t count, A slope) {
-  with_code(activation, [&](auto code) { for (int64_t k = 0; k < count; k++) z[k] = activated<code.value>(z[k], slope); });
+  with_code(activation, [&](auto code) {
+    for (int64_t k = 0; k < count; k++) z[k] = activated<code.value>(z[k], slope);
+  });
 }
 template <class V, class A> void differentiate(int activation, V* g, const V* z, int64_t count, A slope) {
-  with_code(activation, [&](auto code) { for (int64_t k = 0; k < count; k++) g[k] = differentiated<code.value>(g[k], z[k], slope); });
+  with_code(activation, [&](auto code) {
+    for (int64_t k = 0; k < count; k++) g[k] = differentiated<code.value>(g[k], z[k], slope);
+  });
 }
-template <class A, class V, class M> void keep_bits(int activation, const V* z, const M* real, int64_t length, uint8_t* bits) {
+template <class A, class V, class M> void keep_bits(int activation, const V* z, const M* real, int64_t length,
+                                                    uint8_t* bits) {
   with_code(activation, [&](auto code) {
     if constexpr (one_bit(code.value))
       for_vectors<A>(length, [&](int64_t i, [[maybe_unused]] auto... n) {
@@ -204,7 +220,8 @@ template <class T, bool LANES> struct Piece {
   M real[kPiece / width<T>];  // false under the mask and beyond the end
 
   // d = x - mean and z = scale d + shift + residual, for elements i0 .. i0 + length of a row; padding is never looked at
-  INLINE void prepare(const Problem& p, const Affine<T, LANES>& a, const Row<T>& row, int64_t i0, int64_t length, bool pre_activation) {
+  INLINE void prepare(const Problem& p, const Affine<T, LANES>& a, const Row<T>& row, int64_t i0, int64_t length,
+                      bool pre_activation) {
     for_vectors<T>(length, [&](int64_t i, [[maybe_unused]] auto... n) __attribute__((always_inline)) {
       const int64_t k = i / width<T>;
       real[k] = first_lanes<M>(width<T>);
@@ -307,7 +324,9 @@ template <class T, bool LANES> struct Dispatch {
   static void normalise(const Problem& p, const Tile& t) {
     if (p.mask || p.activation > kRelu) return normalise_any<T, LANES>(p, t);
     if_else(p.residual, [&](auto r) {
-      if_else(p.bits, [&](auto b) { if_else(p.streamed, [&](auto s) { normalise_fast<T, LANES, r.value, b.value, s.value>(p, t); }); });
+      if_else(p.bits, [&](auto b) {
+        if_else(p.streamed, [&](auto s) { normalise_fast<T, LANES, r.value, b.value, s.value>(p, t); });
+      });
     });
   }
   // f(source) where the fast way can; false where it cannot
@@ -335,7 +354,8 @@ template <class T, bool LANES> struct Dispatch {
   }
 };
 
-template <class T> void guess(const Problem& p, const int64_t (*places)[2], int64_t k, int64_t c0, int64_t c1, void* out) {
+template <class T> void guess(const Problem& p, const int64_t (*places)[2], int64_t k, int64_t c0, int64_t c1,
+                              void* out) {
   Acc<T>* shift = (Acc<T>*)out;
   if (!p.lanes) {
     for (int64_t c = c0; c < c1; c++) {
@@ -361,10 +381,18 @@ template <class T> void guess(const Problem& p, const int64_t (*places)[2], int6
 }
 
 template <class T> struct Table {
-  static void moments(const Problem& p, const Tile& t, double* s) { p.lanes ? Dispatch<T, true>::moments(p, t, s) : Dispatch<T, false>::moments(p, t, s); }
-  static void gradient(const Problem& p, const Tile& t, double* s) { p.lanes ? Dispatch<T, true>::gradient(p, t, s) : Dispatch<T, false>::gradient(p, t, s); }
-  static void normalise(const Problem& p, const Tile& t) { p.lanes ? Dispatch<T, true>::normalise(p, t) : Dispatch<T, false>::normalise(p, t); }
-  static void apply(const Problem& p, const Tile& t) { p.lanes ? Dispatch<T, true>::apply(p, t) : Dispatch<T, false>::apply(p, t); }
+  static void moments(const Problem& p, const Tile& t, double* s) {
+    p.lanes ? Dispatch<T, true>::moments(p, t, s) : Dispatch<T, false>::moments(p, t, s);
+  }
+  static void gradient(const Problem& p, const Tile& t, double* s) {
+    p.lanes ? Dispatch<T, true>::gradient(p, t, s) : Dispatch<T, false>::gradient(p, t, s);
+  }
+  static void normalise(const Problem& p, const Tile& t) {
+    p.lanes ? Dispatch<T, true>::normalise(p, t) : Dispatch<T, false>::normalise(p, t);
+  }
+  static void apply(const Problem& p, const Tile& t) {
+    p.lanes ? Dispatch<T, true>::apply(p, t) : Dispatch<T, false>::apply(p, t);
+  }
   static constexpr Kernels kernels = {guess<T>, moments, gradient, normalise, apply};
 };
 

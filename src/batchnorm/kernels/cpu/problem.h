@@ -14,13 +14,13 @@ struct Problem {
   const void *x, *dy, *residual;
   void *y, *dx, *dresidual;
   uint8_t* bits;
-  const uint8_t* mask;                                       // (N, L): nonzero = real; null: all real
-  const void *mean, *scale, *shift, *p, *q, *r;              // (G, C); q and r null: the statistics do not depend on x
-  const int64_t *index, *order;                              // group of a sample; samples sorted by group; null: as they come
+  const uint8_t* mask;                           // (N, L): nonzero = real; null: all real
+  const void *mean, *scale, *shift, *p, *q, *r;  // (G, C); q and r null: the statistics do not depend on x
+  const int64_t *index, *order;                  // group of a sample; samples sorted by group; null: as they come
   int64_t N, C, L, groups, block;
   double slope;
   int activation;
-  bool lanes, streamed;                                      // streamed: write results past the caches
+  bool lanes, streamed;  // streamed: write results past the caches
 
   int64_t group(int64_t n) const {
     if (groups == 1) return 0;
@@ -34,8 +34,8 @@ struct Problem {
 // Part of a problem: samples j (in `order`), positions i, channels c. For sums all samples are of one group.
 struct Tile { int64_t j0, j1, i0, i1, c0, c1; };
 
-constexpr int64_t kPlaneChannels = 16;   // most channels in a tile of sums, planes
-constexpr int64_t kLaneChannels = 512;   // the same, lanes
+constexpr int64_t kPlaneChannels = 16;  // most channels in a tile of sums, planes
+constexpr int64_t kLaneChannels = 512;  // the same, lanes
 
 // One table per instruction set and dtype.
 struct Kernels {
@@ -49,4 +49,5 @@ struct Kernels {
 };
 
 typedef const Kernels* KernelTable(DType);
-extern "C" KernelTable batchnorm_kernels_baseline, batchnorm_kernels_avx2, batchnorm_kernels_avx512, batchnorm_kernels_avx512_bf16;
+extern "C" KernelTable batchnorm_kernels_baseline, batchnorm_kernels_avx2, batchnorm_kernels_avx512,
+    batchnorm_kernels_avx512_bf16;

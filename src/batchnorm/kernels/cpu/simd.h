@@ -33,8 +33,18 @@ typedef uint16_t vh __attribute__((vector_size(2 * kFloats)));
 typedef double vd __attribute__((vector_size(8 * kDoubles)));
 typedef int64_t vl __attribute__((vector_size(8 * kDoubles)));
 
-template <class T> struct Lanes { using A = float; using V = vf; using M = vi; using Raw = vf; };
-template <> struct Lanes<double> { using A = double; using V = vd; using M = vl; using Raw = vd; };
+template <class T> struct Lanes {
+  using A = float;
+  using V = vf;
+  using M = vi;
+  using Raw = vf;
+};
+template <> struct Lanes<double> {
+  using A = double;
+  using V = vd;
+  using M = vl;
+  using Raw = vd;
+};
 template <> struct Lanes<bf16> : Lanes<float> { using Raw = vh; };
 template <> struct Lanes<f16> : Lanes<float> { using Raw = vh; };
 template <class T> constexpr int width = sizeof(typename Lanes<T>::V) / sizeof(typename Lanes<T>::A);
@@ -48,7 +58,11 @@ template <class M> INLINE M first_lanes(int n) {
 }
 
 // ---- memory <-> raw vector
-template <class R> INLINE R read(const void* p) { R r; memcpy(&r, p, sizeof r); return r; }
+template <class R> INLINE R read(const void* p) {
+  R r;
+  memcpy(&r, p, sizeof r);
+  return r;
+}
 template <class R> INLINE void write(void* p, R r) { memcpy(p, &r, sizeof r); }
 template <class R> INLINE void stream(void* p, R r) {  // past the caches; p aligned to 16 bytes or more
 #if defined(__AVX512F__)
@@ -171,7 +185,9 @@ template <class T> INLINE typename Lanes<T>::Raw convert(typename Lanes<T>::V v)
   if constexpr (sizeof(T) == 2) return encode_half<T>(v);
   else return encode<T>(v);
 }
-template <class T, class... N> INLINE void store(T* p, typename Lanes<T>::V v, N... n) { write(p, convert<T>(v), n...); }
+template <class T, class... N> INLINE void store(T* p, typename Lanes<T>::V v, N... n) {
+  write(p, convert<T>(v), n...);
+}
 template <class T> INLINE void store_streamed(T* p, typename Lanes<T>::V v) { stream(p, convert<T>(v)); }
 
 // ---- one bit a lane, and one byte a lane
@@ -182,7 +198,8 @@ template <class M> INLINE void write_bits(uint8_t* p, M m, int n = sizeof(M) / s
   else bits = _mm512_movepi64_mask((__m512i)m);
 #elif defined(__AVX2__)
   if constexpr (sizeof(m[0]) == 4) bits = _mm256_movemask_ps((__m256)m);
-  else for (int k = 0; k < kDoubles; k++) bits |= (m[k] & 1) << k;
+  else
+    for (int k = 0; k < kDoubles; k++) bits |= (m[k] & 1) << k;
 #else
   for (unsigned k = 0; k < sizeof(M) / sizeof(m[0]); k++) bits |= (m[k] & 1) << k;
 #endif
