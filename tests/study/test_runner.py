@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from batchnorm.study import runner
@@ -25,3 +28,8 @@ def test_a_file_in_the_place_of_the_directory_is_one_clear_error(tmp_path):
 def test_a_device_that_cannot_be_used_is_one_clear_error(device):
     with pytest.raises(StudyError, match=rf"--device {device} cannot be used: .*--device cpu"):
         runner.check_device(device)
+
+
+def test_a_single_worker_does_not_end_its_own_process():
+    code = "import os, time; from batchnorm.study import runner; runner._set_up_worker(os.getpid()); time.sleep(0.2)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

@@ -128,8 +128,11 @@ def _in_worker(job: Job, steps: int, data_directory: Path | None, device: str, p
 
 @functools.cache
 def _set_up_worker(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    if os.getpid() == parent:
+        # a single worker is the study's own process: it hears Ctrl-C itself, and has no parent to outlive
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
 
 
