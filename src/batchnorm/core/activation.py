@@ -114,8 +114,10 @@ class Activation:
         object.__setattr__(self, "code", ACTIVATIONS[self.name].code)
         object.__setattr__(self, "one_bit", ACTIVATIONS[self.name].passes is not None)
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """The activation of `z`, in plain torch."""
+    def __call__(self, z: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The activation of `z + residual`, in plain torch."""
+        if residual is not None:
+            z = z + residual
         return ACTIVATIONS[self.name].apply(z, self.slope)
 
     def __str__(self) -> str:

@@ -181,7 +181,7 @@ def _differentiable_backward(ctx: Any, dy: Tensor) -> list[Tensor | None]:
             slope = torch.full_like(x, activation.slope).masked_fill(passes, 1.0)
             y, dresidual = z * slope, dy * slope
         else:
-            y = activation(z if residual_ is None else z + residual_)
+            y = activation(z, residual_)
         wanted = {i: t for i, t in enumerate(inputs) if t is not None and ctx.needs_input_grad[i]}
         found = torch.autograd.grad(y, list(wanted.values()), dy, create_graph=True)
     gradients: list[Tensor | None] = [None] * 4

@@ -67,7 +67,7 @@ def batch_norm(
     act = Activation.of(activation)
     if plan.exporting():
         y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        return act(y if residual is None else y + residual)
+        return act(y, residual)
     y, moments = normalise(input, running_mean, running_var, weight, bias, training, eps, residual, act)
     if moments is not None and running_mean is not None and running_var is not None:
         commit(Running(running_mean, running_var), moments, momentum)
@@ -133,7 +133,7 @@ def normalise(
         y, moments = normalise(
             x, running_mean, running_var, weight, bias, training, eps, None, Activation("none")
         )
-        return activation(y + residual), moments
+        return activation(y, residual), moments
     chosen = plan.choose(x, weight, bias, running_mean, running_var)
     if not torch.compiler.is_compiling():
         plan.calls[chosen.path] += 1
@@ -143,7 +143,7 @@ def normalise(
     if chosen.path == "kernel" and running_mean is not None and running_var is not None:
         return autograd.run(x, weight, bias, residual, running_mean, running_var, eps, activation)[0], None
     y, moments = _native(x, running_mean, running_var, weight, bias, training, eps)
-    return activation(y if residual is None else y + residual), moments
+    return activation(y, residual), moments
 
 
 def _check_batch(x: Tensor, eps: float) -> None:

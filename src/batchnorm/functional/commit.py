@@ -4,6 +4,7 @@
 checkpoint take the same decision: inside a running backward (a recomputation) it does nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -94,22 +95,21 @@ def _settle(
         _ops.update_.default(running_mean, running_var, num_batches_tracked, count, mean, m2, momentum)
 
 
-def _fake_commit(*arguments: object) -> None:
+def _fake(*arguments: object) -> None:
     return None
 
 
-library.define(
-    "commit_(Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked, Tensor(d!)? pending, "
-    "Tensor count, Tensor mean, Tensor m2, float? momentum) -> ()",
-    # Captured into a CUDA graph it could no longer look at the world.
-    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe),
+def _register(name: str, schema: str, run: Callable[..., None]) -> None:
+    # Captured into a CUDA graph they could no longer look at the world.
+    library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe))
+    library.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"batchnorm::{name}", _fake, lib=library)
+
+
+_BUFFERS = "Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked"
+_register(
+    "commit_",
+    f"({_BUFFERS}, Tensor(d!)? pending, Tensor count, Tensor mean, Tensor m2, float? momentum) -> ()",
+    _commit,
 )
-library.impl("commit_", _commit, "CompositeExplicitAutograd")
-torch.library.register_fake("batchnorm::commit_", _fake_commit, lib=library)
-library.define(
-    "settle_(Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked, Tensor pending, "
-    "float? momentum) -> ()",
-    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe),
-)
-library.impl("settle_", _settle, "CompositeExplicitAutograd")
-torch.library.register_fake("batchnorm::settle_", _fake_commit, lib=library)
+_register("settle_", f"({_BUFFERS}, Tensor pending, float? momentum) -> ()", _settle)

@@ -29,10 +29,6 @@ __all__ = [
 ]
 
 
-def _add(y: Tensor, residual: Tensor | None) -> Tensor:
-    return y if residual is None else y + residual
-
-
 class Layer(Neighbours):
     """What all our layers share: the choices, and one forward. torch's layer comes after it in each class."""
 
@@ -104,9 +100,9 @@ class Layer(Neighbours):
         if measures and mean is not None and var is not None and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if momentum is None:
-                return self.activation(_add(self._exported_average(input, mean, var), residual))
+                return self.activation(self._exported_average(input, mean, var), residual)
         y = F.batch_norm(input, mean, var, self.weight, self.bias, measures, momentum or 0.0, self.eps)
-        return self.activation(_add(y, residual))
+        return self.activation(y, residual)
 
     def _exported_average(self, input: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         # The share of this batch is a tensor, which torch's batch norm does not take as its momentum.
