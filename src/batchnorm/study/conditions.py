@@ -4,12 +4,12 @@ import datetime
 import os
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import batchnorm
+from batchnorm.bench.conditions import processor
 from batchnorm.study.data import Images
 from batchnorm.study.experiment import Experiment, Plan
 
@@ -65,13 +65,3 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def processor() -> str:
-    """Return the processor's name, as far as the system tells."""
-    description = Path("/proc/cpuinfo")
-    if description.is_file():
-        for line in description.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
